@@ -1,0 +1,210 @@
+"""training: the sample is never trained on, recipes are sound, small networks do their task."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from fastnn import mnist
+from training import data, export, textbook
+from training.recipes import RECIPES, Recipe
+
+
+def forward(layers, x):
+    functions = {
+        "step": lambda z: (z > 0).astype(np.float64),
+        "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+        "tanh": np.tanh,
+    }
+    for weight, bias, activation in layers:
+        x = functions[activation](x @ weight.astype(np.float64) + bias)
+    return x
+
+
+def test_the_split_is_a_partition_and_never_changes():
+    fit, validation = data.split_indices(59_000)
+    assert len(fit) == 54_000
+    assert len(validation) == 5_000
+    np.testing.assert_array_equal(np.sort(np.concatenate([fit, validation])), np.arange(59_000))
+    again = data.split_indices(59_000)
+    np.testing.assert_array_equal(validation, again[1])
+    assert validation[:5].tolist() == [28, 79, 99, 104, 119]
+
+
+def test_no_sample_digit_is_trained_on(mnist_path):
+    digits = data.load(mnist_path)
+    assert len(digits.fit_images) == len(digits.fit_labels) == 54_000
+    assert len(digits.validation_images) == len(digits.validation_labels) == 5_000
+    held_out = {image.tobytes() for image in mnist.sample()[0]}
+    fit = {image.tobytes() for image in digits.fit_images}
+    validation = {image.tobytes() for image in digits.validation_images}
+    assert not held_out & fit
+    assert not held_out & validation
+    assert not fit & validation
+
+
+def test_recipes():
+    assert RECIPES["mnist-small"].widths == (784, 128, 10)
+    assert RECIPES["mnist-tiny"].widths == (784, 32, 10)
+    assert RECIPES["mnist-deep"].widths == (784, 128, 64, 10)
+    assert RECIPES["mnist-mid"].widths == (784, 512, 512, 10)
+    assert RECIPES["mnist-linear"].widths == (784, 10)
+    assert RECIPES["mnist-sigmoid"].widths == (784, 10, 10)
+    large = RECIPES["mnist-large"].widths
+    assert sum((a + 1) * b for a, b in zip(large, large[1:], strict=False)) <= 12_000_000
+    for name, recipe in RECIPES.items():
+        assert recipe.name == name
+        assert bool(recipe.widths) != bool(recipe.n_conv)
+        assert all(RECIPES[teacher].n_conv for teacher in recipe.teachers)
+        json.dumps(dataclasses.asdict(recipe))
+    seeds = [recipe.seed for recipe in RECIPES.values() if recipe.n_conv]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_perceptron_2d_separates_its_points():
+    x, y = textbook.points()
+    assert x.shape == (200, 2)
+    assert 50 < y.sum() < 150
+    np.testing.assert_array_equal(forward(textbook.perceptron_2d(), x)[:, 0], y)
+
+
+def test_xor():
+    out = forward(textbook.xor(), textbook.XOR_X)[:, 0]
+    np.testing.assert_allclose(out, textbook.XOR_Y, atol=0.05)
+
+
+def test_sigmoid_3_2_1_by_hand():
+    layers = textbook.sigmoid_3_2_1()
+    # x = (1, 2, 3): z = (0.1 + 0.2 + 0.8 - 1.8, -0.2 - 0.5 + 0.6 + 0.3) = (-0.7, 0.2)
+    hidden = 1 / (1 + np.exp([0.7, -0.2]))
+    out = 1 / (1 + np.exp(-(0.05 + 0.7 * hidden[0] - 0.3 * hidden[1])))
+    np.testing.assert_allclose(forward(layers, np.array([1.0, 2, 3])), [out], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", textbook.NETWORKS)
+def test_textbook_networks_are_float32_and_deterministic(name):
+    fit, _ = textbook.NETWORKS[name]
+    for one, two in zip(fit(), fit(), strict=True):
+        assert one[0].dtype == one[1].dtype == np.float32
+        assert one[0].shape[1:] == one[1].shape
+        np.testing.assert_array_equal(one[0], two[0])
+        np.testing.assert_array_equal(one[1], two[1])
+
+
+def random_arrays(*widths):
+    rng = np.random.default_rng(2)
+    return [
+        (rng.normal(0, 0.1, (a, b)).astype(np.float32), rng.normal(0, 1, b).astype(np.float32))
+        for a, b in zip(widths, widths[1:], strict=False)
+    ]
+
+
+def test_ranges_are_those_of_the_inputs_of_each_layer():
+    arrays = random_arrays(784, 6, 5, 10)
+    images = mnist.sample()[0][::10]
+    found = export.ranges(arrays, "relu", images)
+    assert len(found) == 3
+    assert found[0]["max"] == images.max() / 255
+    first = np.maximum(images.reshape(100, 784) / 255 @ arrays[0][0] + arrays[0][1], 0)
+    np.testing.assert_allclose(found[1]["max"], first.max(), rtol=1e-6)
+    assert all(layer["p99.99"] <= layer["max"] for layer in found)
+
+
+def test_the_test_set_is_looked_at_once_per_weights(tmp_path, monkeypatch):
+    looks = []
+
+    def load(split, path=None):
+        looks.append(split)
+        return mnist.sample()
+
+    monkeypatch.setattr(export.mnist, "load", load)
+    ledger = tmp_path / "released.json"
+    arrays, others = random_arrays(784, 4, 10), random_arrays(784, 3, 10)
+    first = export.look_once(arrays, "relu", None, ledger)
+    assert export.look_once(arrays, "relu", None, ledger) == first
+    assert looks == ["test"]
+    assert first["looks"] == 1
+    assert export.look_once(others, "relu", None, ledger)["looks"] == 2
+
+
+@pytest.fixture
+def torch():
+    """PyTorch, a development tool that the test extra does not hold."""
+    return pytest.importorskip("torch", reason="NOT TESTED: needs torch, a tool of training only")
+
+
+def small_digits():
+    images, labels = mnist.sample()  # a stand-in: these tests train nothing that is kept
+    return data.Digits(images[::2], labels[::2], images[1::2], labels[1::2])
+
+
+def test_folding_of_batch_norm(torch):
+    from training import networks, train
+
+    torch.manual_seed(3)
+    network = networks.build(Recipe("x", (784, 16, 8, 10), batch_norm=True))
+    images = mnist.sample()[0]
+    network.train()
+    for _ in range(5):
+        network(train.pixels(images))
+    expected = train.logits(network, train.pixels(images)).numpy()
+    found = export.hidden(networks.dense_arrays(network), "relu", images)[-1]
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(torch, tmp_path, monkeypatch):
+    from training import train
+
+    recipe = Recipe("x", (784, 12, 10), epochs=4, batch=50, average=0.9, batch_norm=True)
+    train.train(recipe, small_digits(), tmp_path / "whole")
+
+    calls = []
+    real = train._save
+
+    def stop_after_two_epochs(state, file):
+        real(state, file)
+        if file.name == "checkpoint.pt":
+            calls.append(file)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_save", stop_after_two_epochs)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(recipe, small_digits(), tmp_path / "parts")
+    monkeypatch.setattr(train, "_save", real)
+    train.train(recipe, small_digits(), tmp_path / "parts")
+    one, two = (
+        torch.load(tmp_path / name / "x" / "checkpoint.pt", weights_only=True)["averaged"]
+        for name in ("whole", "parts")
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_distortion_is_reproducible_and_keeps_the_digit(torch):
+    from training import augment, train
+    from training.recipes import Augmentation
+
+    images = train.pixels(mnist.sample()[0][::20])
+    nothing = Augmentation(0, 0, 0, 0, 0)
+    generator = torch.Generator().manual_seed(1)
+    assert torch.allclose(augment.distort(images, nothing, generator), images, atol=1e-4)
+    one, two = (
+        augment.distort(images, Augmentation(), torch.Generator().manual_seed(5)) for _ in range(2)
+    )
+    assert torch.equal(one, two)
+    assert not torch.equal(one, images)
+    assert 0.7 < one.sum() / images.sum() < 1.4
+
+
+def test_a_student_learns_from_its_teachers(torch, tmp_path, monkeypatch):
+    from training import train
+
+    teacher = Recipe("t", (), epochs=1, batch=50, n_conv=2)
+    student = Recipe("s", (784, 12, 10), epochs=3, batch=50, teachers=("t",), teacher_copies=2)
+    monkeypatch.setitem(RECIPES, "t", teacher)
+    with pytest.raises(SystemExit, match="train that first"):
+        train.train(student, small_digits(), tmp_path)
+    train.train(teacher, small_digits(), tmp_path)
+    assert train.train(student, small_digits(), tmp_path) > 0.2
+    assert len(list(tmp_path.glob("answers-*/*.npy"))) == 2

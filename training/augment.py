@@ -1,0 +1,41 @@
+"""Random affine and elastic distortion of whole batches of digits.
+
+Invariant: the result depends only on the images, the bounds and the generator's state.
+"""
+
+import math
+
+import torch
+from torch.nn import functional
+
+from training.recipes import Augmentation
+
+_KNOTS = 6
+
+
+def distort(images: torch.Tensor, bounds: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """float32 images (n, 1, 28, 28), each distorted in its own way; outside is 0."""
+    n, _, height, width = images.shape
+
+    def draw(bound: float) -> torch.Tensor:
+        return (torch.rand(n, generator=generator) * 2 - 1) * bound
+
+    angle = draw(math.radians(bounds.degrees))
+    scale_x, scale_y = 1 + draw(bounds.scale), 1 + draw(bounds.scale)
+    shear = draw(bounds.shear)
+    cos, sin = angle.cos(), angle.sin()
+    # grid_sample counts in half-widths: 2 / width is one pixel.
+    theta = torch.stack(
+        [
+            torch.stack([cos * scale_x, -sin + shear, draw(bounds.shift) * 2 / width], 1),
+            torch.stack([sin + shear, cos * scale_y, draw(bounds.shift) * 2 / height], 1),
+        ],
+        1,
+    )
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    if bounds.elastic:
+        knots = torch.randn(n, 2, _KNOTS, _KNOTS, generator=generator)
+        knots *= bounds.elastic * 2 / width
+        field = functional.interpolate(knots, (height, width), mode="bicubic", align_corners=True)
+        grid = grid + field.permute(0, 2, 3, 1)
+    return functional.grid_sample(images, grid, align_corners=False)

@@ -1,0 +1,144 @@
+"""Release a trained network: `python -m training.export mnist-small --out RUNS --to FOLDER`.
+
+Takes RUNS/NAME/best.pt (what validation chose), folds batch norm, measures, and writes
+FOLDER/NAME.safetensors (or .npz with --npz). Invariant: the test set is looked at once per set
+of weights. The figure is kept in RUNS/NAME/released.json under the SHA-256 of the weights, and a
+second export of the same weights quotes it; the number of looks so far goes into the metadata.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnn import mnist
+from training import data
+from training.recipes import RECIPES, Recipe
+
+Arrays = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+_LICENCE = "trained on MNIST (Y. LeCun, C. Cortes, C.J.C. Burges), CC BY-SA 3.0"
+
+
+def hidden(arrays: Arrays, activation: str, images: npt.NDArray[np.uint8]) -> list[np.ndarray]:
+    """float64 inputs of each layer, then the logits, for uint8 images (n, 28, 28)."""
+    values = [images.reshape(len(images), -1) / 255.0]
+    for i, (weight, bias) in enumerate(arrays):
+        z = values[-1] @ weight.astype(np.float64) + bias
+        if i + 1 < len(arrays):
+            z = np.maximum(z, 0) if activation == "relu" else 1 / (1 + np.exp(-z))
+        values.append(z)
+    return values
+
+
+def accuracy(arrays: Arrays, activation: str, images: np.ndarray, labels: np.ndarray) -> float:
+    """The share of images whose largest logit is that of their label."""
+    return float((hidden(arrays, activation, images)[-1].argmax(1) == labels).mean())
+
+
+def ranges(arrays: Arrays, activation: str, images: np.ndarray) -> list[dict[str, float]]:
+    """The largest input of each layer, and the 99.99th percentile, over the images."""
+    pieces = [
+        hidden(arrays, activation, images[i : i + 2000])[:-1] for i in range(0, len(images), 2000)
+    ]
+    layers = [np.concatenate(layer) for layer in zip(*pieces, strict=True)]
+    return [
+        {"max": float(layer.max()), "p99.99": float(np.percentile(layer, 99.99))}
+        for layer in layers
+    ]
+
+
+def digest(arrays: Arrays) -> str:
+    """SHA-256 of all weights and biases."""
+    total = hashlib.sha256()
+    for weight, bias in arrays:
+        total.update(weight.tobytes())
+        total.update(bias.tobytes())
+    return total.hexdigest()
+
+
+def look_once(arrays: Arrays, activation: str, path: str | None, ledger: Path) -> dict:
+    """{"test": accuracy, "looks": how many weights of this name were shown the test set}."""
+    seen = json.loads(ledger.read_text()) if ledger.is_file() else {}
+    key = digest(arrays)
+    if key not in seen:
+        figure = accuracy(arrays, activation, *mnist.load("test", path))
+        seen[key] = {"test": figure, "looks": len(seen) + 1}
+        ledger.write_text(json.dumps(seen, indent=1))
+    return seen[key]
+
+
+def trained(recipe: Recipe, out: Path) -> tuple[Arrays, dict]:
+    """The weights that validation chose, and the checkpoint's other entries."""
+    import torch
+
+    from training import networks
+
+    best = torch.load(out / recipe.name / "best.pt", weights_only=True)
+    network = networks.build(recipe)
+    network.load_state_dict(best.pop("model"))
+    return networks.dense_arrays(network), best
+
+
+def metadata(
+    recipe: Recipe, seed: int, arrays: Arrays, best: dict, digits: data.Digits, figure: dict
+) -> dict[str, str]:
+    """What the file says about itself; figures as decimal fractions, the ranges as JSON."""
+    activation = recipe.activation
+    validation = accuracy(arrays, activation, digits.validation_images, digits.validation_labels)
+    return {
+        "recipe": f"training.recipes: {recipe.name}",
+        "seed": str(seed),
+        "epoch": f"{best['epoch']} of {recipe.epochs}",
+        "parameters": str(sum(weight.size + bias.size for weight, bias in arrays)),
+        "validation_accuracy": f"{validation:.4f}",
+        "test_accuracy": f"{figure['test']:.4f}",
+        "test_looks": str(figure["looks"]),
+        "activation_ranges": json.dumps(ranges(arrays, activation, digits.fit_images)),
+        "licence": _LICENCE,
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Release one of fastnn's networks.")
+    parser.add_argument("name", choices=[n for n, r in RECIPES.items() if not r.n_conv])
+    parser.add_argument("--data", help="folder of the MNIST files (default: as fastnn.mnist.load)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--to", type=Path, required=True, help="folder of the released file")
+    parser.add_argument("--as", dest="released", help="name of the file, if not the recipe's")
+    parser.add_argument("--npz", action="store_true", help="write W0, b0, ... as .npz instead")
+    chosen = parser.parse_args(arguments)
+    recipe = RECIPES[chosen.name]
+    run = chosen.out / recipe.name
+    arrays, best = trained(recipe, chosen.out)
+    figure = look_once(arrays, recipe.activation, chosen.data, run / "released.json")
+    seed = json.loads((run / "recipe.json").read_text())["seed"]  # --seed may have changed it
+    about = metadata(recipe, seed, arrays, best, data.load(chosen.data), figure)
+    name = chosen.released or recipe.name
+    chosen.to.mkdir(parents=True, exist_ok=True)
+    if chosen.npz:
+        named = {f"{letter}{i}": array for i, pair in enumerate(arrays)
+                 for letter, array in zip("Wb", pair, strict=True)}  # fmt: skip
+        np.savez(chosen.to / f"{name}.npz", **named)
+    else:
+        from fastnn import formats
+        from fastnn.layers import Dense
+
+        last = len(arrays) - 1
+        layers = tuple(
+            Dense(weight, bias, "softmax" if i == last else recipe.activation)
+            for i, (weight, bias) in enumerate(arrays)
+        )
+        model_file = formats.ModelFile(
+            layers=layers, classes=np.arange(10), task="classify", scale=1 / 255, mean=0.0,
+            std=1.0, metadata={"name": name, **about},
+        )  # fmt: skip
+        formats.write(chosen.to / f"{name}.safetensors", model_file)
+    for key, value in about.items():
+        print(f"{key}: {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""One recipe per network: everything that decides the outcome, apart from the code, is here.
+
+Invariant: a recipe is data, with its seed; two runs of one recipe differ only by the arithmetic
+of the machine. `teachers` names recipes that have to be trained before.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A random affine and elastic distortion; each figure is the bound of a uniform draw."""
+
+    degrees: float = 10.0
+    scale: float = 0.12  # factor within 1 +- scale, each axis on its own
+    shear: float = 0.12
+    shift: float = 2.0  # pixels
+    elastic: float = 1.0  # pixels: standard deviation of the displacement at 6x6 knots
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is made. `widths` is empty for a convolutional teacher."""
+
+    name: str
+    widths: tuple[int, ...]
+    activation: str = "relu"
+    epochs: int = 60
+    batch: int = 250
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    augmentation: Augmentation | None = Augmentation()
+    plain_epochs: int = 0  # the last ones, without distortion
+    batch_norm: bool = False  # folded away at export
+    average: float = 0.999  # decay of the running average of weights, per step
+    teachers: tuple[str, ...] = ()
+    temperature: float = 2.0
+    teacher_share: float = 0.9  # of the loss; the labels have the rest
+    teacher_copies: int = 40  # distorted copies of the data that the teachers answer, reused
+    seed: int = 1
+    n_conv: int = 0  # channels of the first stage of a teacher
+
+
+_TEACHERS = ("teacher-1", "teacher-2", "teacher-3")
+_MILD = Augmentation(degrees=7.0, scale=0.08, shear=0.08, shift=1.0, elastic=0.6)
+_DISTILLED = {"teachers": _TEACHERS, "batch_norm": True, "average": 0.9995}
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("mnist-linear", (784, 10), epochs=30, augmentation=None, learning_rate=1e-3),
+        Recipe("mnist-sigmoid", (784, 10, 10), "sigmoid", epochs=40, augmentation=None,
+               learning_rate=3e-3, weight_decay=0.0),
+        Recipe("mnist-small-plain", (784, 128, 10), epochs=60, augmentation=_MILD),
+        Recipe("mnist-tiny", (784, 32, 10), epochs=200, augmentation=_MILD, **_DISTILLED),
+        Recipe("mnist-small", (784, 128, 10), epochs=300, augmentation=_MILD, **_DISTILLED),
+        Recipe("mnist-deep", (784, 128, 64, 10), epochs=300, augmentation=_MILD, **_DISTILLED),
+        Recipe("mnist-mid", (784, 512, 512, 10), epochs=200, **_DISTILLED),
+        Recipe("mnist-large", (784, 2500, 2000, 1500, 1000, 500, 10), epochs=200,
+               learning_rate=1e-3, **_DISTILLED),
+        *(Recipe(name, (), epochs=20, batch=200, learning_rate=3e-3, weight_decay=5e-4,
+                 average=0.998, n_conv=24, seed=seed)
+          for seed, name in enumerate(_TEACHERS, start=11)),
+    )
+}  # fmt: skip
