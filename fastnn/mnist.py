@@ -154,7 +154,7 @@ def fetch(
                 _read(name, present)
                 continue
             except LoadError:
-                present.unlink()  # broken: a plain file would hide the .gz that replaces it
+                pass  # broken: to be replaced, once its replacement is here
         _fetch_one(name, folder, mirrors, download)
     return folder
 
@@ -173,6 +173,7 @@ def _fetch_one(name: str, folder: Path, mirrors: Sequence[str], download) -> Non
                 failures.append(f"{url}: {error}")
             else:
                 os.replace(part, folder / f"{name}.gz")
+                (folder / name).unlink(missing_ok=True)  # a broken plain file would be found first
                 return
     finally:
         part.unlink(missing_ok=True)

@@ -233,6 +233,16 @@ def test_fetch_replaces_a_broken_file(small, tmp_path, serve):
     assert len(serve.paths) == 1
 
 
+def test_fetch_that_fails_keeps_what_was_there(small, tmp_path, serve):
+    needs_pooch()
+    (tmp_path / "nothing").mkdir()
+    folder = put(tmp_path / "out", small, suffix="")
+    (folder / NAMES[0]).write_bytes(b"broken")
+    with pytest.raises(ConnectionError, match=NAMES[0]):
+        mnist.fetch(folder, mirrors=[serve(tmp_path / "nothing")])
+    assert (folder / NAMES[0]).read_bytes() == b"broken"
+
+
 def test_fetch_without_mirrors(tmp_path):
     needs_pooch()
     with pytest.raises(ValueError, match="mirrors is empty"):
