@@ -88,6 +88,11 @@ class BuildCore(build_ext):
             )
         super().run()
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if self.editable_mode:  # whose own choice is a new temporary folder each time
+            self.build_temp = f"{build_base()}/editable"
+
     def build_extension(self, ext: Extension) -> None:
         built, left_out = self.usable_isas()
         macros = [(f"HAVE_{isa.upper()}", "1") for isa in built]
@@ -95,7 +100,7 @@ class BuildCore(build_ext):
         with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
             objects = list(pool.map(lambda file: self.compile_c(file, macros), sources))
         ext.extra_objects += objects
-        ext.depends += objects
+        ext.depends += ["setup.py", *HEADERS, *objects]
         ext.define_macros += [
             ("FNN_BUILD_ISAS", f'"{",".join(built)}"'),
             ("FNN_BUILD_LEFT_OUT", f'"{",".join(left_out)}"'),
@@ -149,29 +154,32 @@ class BuildCore(build_ext):
         self.force = asked
 
 
-compile_flags, link_flags = MODES[chosen_mode()]
-core = Extension(
-    "fastnn._core",
-    ["fastnn/_core.pyx"],
-    include_dirs=["csrc", numpy.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-    extra_compile_args=[*COMMON, *compile_flags],
-    extra_link_args=["-pthread", *link_flags],
-    depends=["setup.py", *HEADERS],
-)
+def main() -> None:
+    compile_flags, link_flags = MODES[chosen_mode()]
+    core = Extension(
+        "fastnn._core",
+        ["fastnn/_core.pyx"],
+        include_dirs=["csrc", numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        extra_compile_args=[*COMMON, *compile_flags],
+        extra_link_args=["-pthread", *link_flags],
+    )
+    setup(
+        cmdclass={"build_ext": BuildCore},
+        ext_modules=cythonize(
+            [core],
+            build_dir=f"{build_base()}/cython",
+            compiler_directives={
+                "language_level": 3,
+                "embedsignature": True,
+                "boundscheck": False,
+                "wraparound": False,
+                "cdivision": True,
+            },
+        ),
+        options={"build": {"build_base": build_base()}},
+    )
 
-setup(
-    cmdclass={"build_ext": BuildCore},
-    ext_modules=cythonize(
-        [core],
-        build_dir=f"{build_base()}/cython",
-        compiler_directives={
-            "language_level": 3,
-            "embedsignature": True,
-            "boundscheck": False,
-            "wraparound": False,
-            "cdivision": True,
-        },
-    ),
-    options={"build": {"build_base": build_base()}},
-)
+
+if __name__ == "__main__":  # tools/harness.py reads the tables above
+    main()
