@@ -1,0 +1,39 @@
+"""Fast inference for networks of dense layers: the public names, nothing else.
+
+Start at `load` and `Model`. Invariant: importing fastnn costs at most 20 ms on top of NumPy, so
+what not every program needs (`mnist`, `idx`, `formats`, `reference`, ...) is imported when it is
+first named.
+"""
+
+import importlib
+
+from fastnn._core import activations, cpu_features, kernels, self_test
+from fastnn._version import __version__
+from fastnn.errors import LoadError
+from fastnn.layers import Dense
+from fastnn.model import Model, load, models
+
+__all__ = [
+    "Dense",
+    "LoadError",
+    "Model",
+    "__version__",
+    "activations",
+    "cpu_features",
+    "kernels",
+    "load",
+    "models",
+    "self_test",
+]
+
+_LAZY = {"formats", "idx", "images", "mnist", "reference"}
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return importlib.import_module(f"fastnn.{name}")
+    raise AttributeError(f"module 'fastnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

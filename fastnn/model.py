@@ -1,0 +1,419 @@
+"""`Model`: a network with its classes, its task and its input units; loading, saving, display.
+
+Invariant: a Model never changes once built, so any number of threads may share it. There is no
+hot path here: `predict`, `predict_proba`, `decision_function`, `forward`, `top_k` and `trace` are
+methods of the Cython class `Network`, reached without a Python frame. What this file computes is
+done once, at construction, in float64: the first layer as uint8 input sees it.
+
+Start at `Model.__init__`; `load` is the usual way in.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastnn._core import Network, activations
+from fastnn.errors import LoadError
+from fastnn.layers import Dense
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["Model", "load", "models"]
+
+_BUNDLED = Path(__file__).parent / "models"
+_SUFFIX = ".safetensors"
+
+
+class Model(Network):
+    """A network of dense layers, ready to predict.
+
+    Parameters
+    ----------
+    layers
+        `fastnn.Dense` layers, at least one; the outputs of each are the inputs of the next.
+        softmax and log_softmax only as the last activation.
+    classes
+        One distinct label per output (integers, strings or booleans), two for a single output;
+        None: 0, 1, 2, ... as int64.
+    task
+        "classify": `predict` gives a label per row. "regress": it gives the outputs, float32.
+        None: "regress" iff there is one identity output and no `classes`.
+    scale, mean, std
+        What a uint8 input p stands for: `(p*scale - mean)/std`. Each is a number, or an array of
+        shape (inputs,); finite, `scale` not 0, `std` above 0. Float input is taken as already in
+        these units. The conversion is folded into the first layer (in float64, rounded to float32
+        once), so the same values given as uint8 and as float may differ in the last bits.
+    isa
+        The best instruction set to use, as `fastnn.kernels()` names them, e.g. "avx2"; None:
+        FASTNN_ISA, else the best that this CPU has. It is not saved and not pickled.
+    metadata
+        Strings by name, kept with the model and in its files.
+
+    Raises
+    ------
+    TypeError
+        If a layer is no Dense, or an argument is not of its type.
+    ValueError
+        If the layers do not fit each other, `classes` does not fit the outputs, an argument is
+        out of range, folding overflows float32, or the CPU lacks `isa`.
+
+    Examples
+    --------
+    >>> import fastnn
+    >>> model = fastnn.Model([fastnn.Dense([[1.0], [-2.0]], [0.5])])
+    >>> model.predict([[3.0, 1.0]])
+    array([1.5], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[Dense],
+        *,
+        classes: npt.ArrayLike | None = None,
+        task: str | None = None,
+        scale: npt.ArrayLike = 1.0,
+        mean: npt.ArrayLike = 0.0,
+        std: npt.ArrayLike = 1.0,
+        isa: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        parts = _validated(layers, classes, task, scale, mean, std)
+        pixel_weight, pixel_bias = _fold(parts.layers[0], parts.scale, parts.mean, parts.std)
+        super().__init__(
+            parts.layers,
+            pixel_weight=pixel_weight,
+            pixel_bias=pixel_bias,
+            classes=parts.classes,
+            task=parts.task,
+            isa=isa,
+        )
+        self._parts = parts
+        self._metadata = MappingProxyType(_strings(metadata))
+
+    @property
+    def layers(self) -> tuple[Dense, ...]:
+        """The layers as given: `Dense` records with float32 weights of shape (inputs, outputs)."""
+        return self._parts.layers
+
+    @property
+    def task(self) -> str:
+        """ "classify" or "regress"."""
+        return self._parts.task
+
+    @property
+    def classes_(self) -> npt.NDArray[Any] | None:
+        """The labels in the order of the outputs, shape (outputs,), or (2,) for one output.
+
+        As given, else int64 0, 1, ...; None for a model that regresses.
+        """
+        if self.task == "regress":
+            return None
+        if self._parts.classes is None:
+            return np.arange(max(2, self.n_outputs))
+        return self._parts.classes
+
+    @property
+    def scale(self) -> float | npt.NDArray[np.float64]:
+        """Of uint8 input p, read as (p*scale - mean)/std: a float, or float64 (inputs,)."""
+        return self._parts.scale
+
+    @property
+    def mean(self) -> float | npt.NDArray[np.float64]:
+        """Of uint8 input p, read as (p*scale - mean)/std: a float, or float64 (inputs,)."""
+        return self._parts.mean
+
+    @property
+    def std(self) -> float | npt.NDArray[np.float64]:
+        """Of uint8 input p, read as (p*scale - mean)/std: a float, or float64 (inputs,)."""
+        return self._parts.std
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the model's file says about it; read-only."""
+        return self._metadata
+
+    @property
+    def n_parameters(self) -> int:
+        """The number of weights and biases."""
+        return sum(layer.weight.size + layer.bias.size for layer in self.layers)
+
+    def predict_stream(
+        self, batches: Iterable[npt.ArrayLike], *, threads: int | None = None
+    ) -> Iterator[npt.NDArray[Any]]:
+        """`predict` of each batch in turn, as they come.
+
+        Each item of `batches` is whatever `predict` takes; each result is a fresh array. Memory
+        is one batch and its answer, however many come. Errors are those of `predict`, raised when
+        their batch is reached; TypeError at once if `batches` cannot be iterated.
+        """
+        return map(functools.partial(self.predict, threads=threads), batches)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to `path`; its suffix says how: .safetensors (native) or .npz.
+
+        Raises ValueError for another suffix, or what that format cannot hold; OSError if the file
+        cannot be written.
+        """
+        from fastnn import formats
+
+        parts = self._parts._asdict()
+        formats.write(path, formats.ModelFile(**parts, metadata=dict(self._metadata)))
+
+    def summary(self) -> str:
+        """A table of the layers: shape, activation, parameters, bytes and the kernel that runs."""
+        from fastnn import text
+
+        rows = [
+            (
+                str(i),
+                f"{layer.n_inputs} x {layer.n_outputs}",
+                _activation_text(layer),
+                f"{layer.weight.size + layer.bias.size:,}",
+                f"{layer.weight.nbytes + layer.bias.nbytes:,}",
+                f"{kernel['isa']} {kernel['format']} {kernel['mr']}x{kernel['nr']}",
+            )
+            for i, (layer, kernel) in enumerate(zip(self.layers, self.kernels, strict=True))
+        ]
+        titles = ("layer", "shape", "activation", "parameters", "bytes", "kernel")
+        return "\n".join(
+            [
+                f"{self.n_inputs} inputs, {self.n_outputs} outputs, {_task_text(self)}",
+                text.table(titles, rows, right=(0, 3, 4)),
+                f"{self.n_parameters:,} parameters; {self.nbytes:,} bytes packed for this CPU",
+                f"uint8 p is read as {_units_text(self)}",
+            ]
+        )
+
+    def __repr__(self) -> str:
+        widths = "-".join(str(n) for n in (self.n_inputs, *(d.n_outputs for d in self.layers)))
+        names = ", ".join(layer.activation for layer in self.layers)
+        return f"<fastnn.{type(self).__name__} {widths}: {names}; {_task_text(self)}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Plain arrays and names, through the constructor: everything is checked again on the way
+        # in, and the reader's CPU chooses its own kernels.
+        layers = [(d.weight, d.bias, d.activation, dict(d.parameters)) for d in self.layers]
+        rest = {**self._parts._asdict(), "metadata": dict(self._metadata)}
+        del rest["layers"]
+        return _rebuild, (type(self), layers, rest)
+
+    def __copy__(self) -> Model:
+        return self  # it never changes
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        return self
+
+
+def _rebuild(kind: type[Model], layers: list[tuple[Any, ...]], rest: dict[str, Any]) -> Model:
+    return kind([Dense(w, b, name, **values) for w, b, name, values in layers], **rest)
+
+
+def models() -> list[str]:
+    """The names of the models that ship with fastnn, for `load`."""
+    return sorted(file.stem for file in _BUNDLED.glob(f"*{_SUFFIX}"))
+
+
+def load(name_or_path: str | os.PathLike[str], *, isa: str | None = None) -> Model:
+    """A model from a file, or one that ships with fastnn.
+
+    A string without "/" and without a suffix is the name of a bundled model (`models()` lists
+    them); anything else is the path of a .safetensors or .npz file. `isa` as for `Model`.
+
+    Raises `FileNotFoundError` where there is no such model or file, `LoadError` where the file is
+    not what its suffix says or its layers do not fit each other, `ValueError` for an `isa` that
+    the CPU lacks.
+    """
+    from fastnn import formats
+
+    path = _path_of(name_or_path)
+    file = formats.read(path)
+    try:
+        parts = _validated(file.layers, file.classes, file.task, file.scale, file.mean, file.std)
+    except (TypeError, ValueError) as error:
+        raise LoadError(f"{path}: {error}") from None
+    return Model(**parts._asdict(), metadata=file.metadata, isa=isa)
+
+
+def _path_of(name_or_path: str | os.PathLike[str]) -> Path:
+    path = Path(os.fsdecode(name_or_path))
+    is_name = isinstance(name_or_path, str) and "/" not in name_or_path and not path.suffix
+    if not is_name:
+        return path
+    bundled = _BUNDLED / f"{name_or_path}{_SUFFIX}"
+    if not bundled.is_file():
+        raise FileNotFoundError(
+            f"load: there is no bundled model {name_or_path!r}, only {', '.join(models())}; "
+            f"a file is named with its suffix, or with a slash: ./{name_or_path}{_SUFFIX}"
+        )
+    return bundled
+
+
+class _Parts(NamedTuple):
+    """What a Model is made of, checked; the names are those of the constructor's arguments."""
+
+    layers: tuple[Dense, ...]
+    classes: npt.NDArray[Any] | None
+    task: str
+    scale: float | npt.NDArray[np.float64]
+    mean: float | npt.NDArray[np.float64]
+    std: float | npt.NDArray[np.float64]
+
+
+def _validated(
+    layers: Iterable[Dense],
+    classes: npt.ArrayLike | None,
+    task: str | None,
+    scale: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    std: npt.ArrayLike,
+) -> _Parts:
+    chain = _chain(layers)
+    last = chain[-1]
+    if task is None:
+        is_line = last.n_outputs == 1 and last.activation == "identity" and classes is None
+        task = "regress" if is_line else "classify"
+    if task not in ("classify", "regress"):
+        raise ValueError(f'Model: task is {task!r}, wanted "classify", "regress" or None')
+    if task == "regress" and classes is not None:
+        raise ValueError('Model: classes are given with task "regress", which has no classes')
+    n_inputs = chain[0].n_inputs
+    scale = _units("scale", scale, n_inputs)
+    std = _units("std", std, n_inputs)
+    if not np.all(scale):
+        raise ValueError("Model: scale has a 0, wanted other numbers")
+    if np.any(np.less_equal(std, 0)):
+        raise ValueError(f"Model: std has the value {np.min(std):g}, wanted numbers above 0")
+    return _Parts(
+        layers=chain,
+        classes=None if classes is None else _labels(classes, last.n_outputs),
+        task=task,
+        scale=scale,
+        mean=_units("mean", mean, n_inputs),
+        std=std,
+    )
+
+
+def _chain(layers: Iterable[Dense]) -> tuple[Dense, ...]:
+    if isinstance(layers, Dense) or not isinstance(layers, Iterable):
+        raise TypeError(f"Model: layers is a {type(layers).__name__}, wanted a sequence of Dense")
+    chain = tuple(layers)
+    if not chain:
+        raise ValueError("Model: layers is empty, wanted at least one Dense")
+    for i, layer in enumerate(chain):
+        if not isinstance(layer, Dense):
+            raise TypeError(f"Model: layers[{i}] is a {type(layer).__name__}, wanted a Dense")
+    known = activations()
+    for i, (layer, after) in enumerate(itertools.pairwise(chain)):
+        if layer.n_outputs != after.n_inputs:
+            raise ValueError(
+                f"Model: layers[{i + 1}] takes {after.n_inputs} inputs, "
+                f"layers[{i}] gives {layer.n_outputs}"
+            )
+        if known[layer.activation]["last_layer_only"]:
+            raise ValueError(
+                f"Model: layers[{i}] of {len(chain)} has the activation {layer.activation}, "
+                "which only the last layer may have"
+            )
+    return chain
+
+
+def _labels(classes: npt.ArrayLike, n_outputs: int) -> npt.NDArray[Any]:
+    labels = np.array(classes)  # a copy: the caller's array stays the caller's
+    wanted = max(2, n_outputs)
+    if labels.ndim != 1 or len(labels) != wanted:
+        raise ValueError(
+            f"Model: classes has shape {labels.shape}, wanted ({wanted},) "
+            f"for {n_outputs} output{'s' * (n_outputs > 1)}"
+        )
+    if labels.dtype.kind not in "iuUb":
+        raise TypeError(
+            f"Model: classes has dtype {labels.dtype}, wanted integers, strings or booleans"
+        )
+    if len(np.unique(labels)) < len(labels):
+        raise ValueError("Model: classes has the same label twice, wanted distinct ones")
+    labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)
+    labels.flags.writeable = False
+    return labels
+
+
+def _units(name: str, value: npt.ArrayLike, n_inputs: int) -> float | npt.NDArray[np.float64]:
+    numbers = np.array(value)
+    if numbers.dtype.kind not in "iuf":
+        raise TypeError(f"Model: {name} has dtype {numbers.dtype}, wanted real numbers")
+    if numbers.shape not in ((), (n_inputs,)):
+        raise ValueError(
+            f"Model: {name} has shape {numbers.shape}, wanted one number or ({n_inputs},)"
+        )
+    numbers = numbers.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"Model: {name} has NaN or Inf, wanted finite numbers")
+    if numbers.ndim == 0:
+        return float(numbers)
+    numbers.flags.writeable = False
+    return numbers
+
+
+def _fold(
+    layer: Dense,
+    scale: float | npt.NDArray[np.float64],
+    mean: float | npt.NDArray[np.float64],
+    std: float | npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.float32] | None]:
+    """The first layer for raw uint8 input: ((p*s - m)/d) @ w + b = p @ (s/d*w) + (b - m/d @ w).
+
+    (None, None) where that is the layer itself, so that its packed weights are shared.
+    """
+    if np.all(np.equal(scale, 1)) and not np.any(mean) and np.all(np.equal(std, 1)):
+        return None, None
+    column = (layer.n_inputs, 1)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        weight = layer.weight * np.broadcast_to(np.divide(scale, std), column[:1]).reshape(column)
+        shift = np.broadcast_to(np.divide(mean, std), column[:1]).reshape(column)
+        # Summed by NumPy's own reduction, not by a matrix product: the order of additions, and so
+        # the last bit, must not depend on the BLAS of this machine.
+        bias = layer.bias - (layer.weight * shift).sum(axis=0)
+        folded = weight.astype(np.float32), bias.astype(np.float32)
+    for what, values in zip(("weights", "biases"), folded, strict=True):
+        if not np.isfinite(values).all():
+            where = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
+            raise ValueError(
+                f"Model: scale, mean and std overflow float32 in the {what} of layers[0] for "
+                f"uint8 input, first at {where}: std is {np.min(std):g} at least, "
+                f"scale {np.max(np.abs(scale)):g} and mean {np.max(np.abs(mean)):g} at most"
+            )
+    return folded
+
+
+def _strings(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    strings = dict(metadata or {})
+    for name, value in strings.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"Model: metadata has {name!r}: {value!r}, wanted strings by name")
+    return strings
+
+
+def _activation_text(layer: Dense) -> str:
+    values = ", ".join(f"{name}={value:g}" for name, value in layer.parameters.items())
+    return f"{layer.activation}({values})" if values else layer.activation
+
+
+def _task_text(model: Model) -> str:
+    if model.classes_ is None:
+        return "regress"
+    return "classify " + np.array2string(model.classes_, separator=", ", threshold=12, edgeitems=3)
+
+
+def _units_text(model: Model) -> str:
+    def shown(value: float | npt.NDArray[np.float64]) -> str:
+        return f"{value:g}" if isinstance(value, float) else "(one per input)"
+
+    return f"(p*{shown(model.scale)} - {shown(model.mean)})/{shown(model.std)}"

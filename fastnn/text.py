@@ -1,0 +1,24 @@
+"""Plain text tables, for terminals and files alike: no colours, no dependency.
+
+Invariant: what is printed depends on the cells only, never on the terminal's width.
+"""
+
+from collections.abc import Collection, Sequence
+
+
+def table(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[int] = ()
+) -> str:
+    """The rows under their titles in aligned columns; those numbered in `right` flush right."""
+    lines = [titles, *rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "  ".join(padded).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(titles), rule, *map(line, rows)])
