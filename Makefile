@@ -1,0 +1,82 @@
+# What a person does with fastnn's source, one target each; `make help` lists them.
+#
+# Everything happens in a private environment, .venv, with the package installed in place
+# (editable): Python changes show at once, C changes are compiled by the next `make`.
+# Nothing here calls apt or needs root. PYTHON=... picks the interpreter, ARGS=... goes to the tool.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+BUILT_FROM := setup.py pyproject.toml fastnn/_version.py \
+              $(wildcard csrc/*.[ch] fastnn/*.pyx fastnn/*.pxd)
+
+# A copy of the tree, built in place with sanitizers: tests there import what is there.
+SANITIZED := build/sanitize/tree
+
+.DELETE_ON_ERROR:
+.PHONY: help run build test test-sanitized test-neon test-wheel harness harness-sanitized \
+        bench lint clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
+
+run: $(VENV)/with-cli  ## build, then evaluate the bundled network on real digits
+	$(VENV)/bin/fastnn evaluate $(ARGS)
+
+build: $(VENV)/with-cli  ## compile what changed
+
+test: $(VENV)/with-test  ## run the test suite
+	$(PY) -m pytest $(ARGS)
+
+test-sanitized: $(VENV)/with-test harness-sanitized  ## the suite and the C harness under ASan + UBSan
+	@echo "building with sanitizers in $(SANITIZED)"
+	@mkdir -p $(SANITIZED)
+	@find $(SANITIZED) -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
+	@tar -c --exclude=./build --exclude='./.venv*' --exclude=./.git --exclude='*.so' . \
+	    | tar -x -C $(SANITIZED)
+	@cd $(SANITIZED) && FASTNN_SANITIZE=1 ../../../$(PY) setup.py -q build_ext --inplace
+	cd $(SANITIZED) && sh tools/with_sanitizers.sh ../../../$(PY) -m pytest -p no:cacheprovider $(ARGS)
+
+harness: $(VENV)/with-test  ## the C harness alone, native
+	$(PY) tools/harness.py native $(ARGS)
+
+harness-sanitized: $(VENV)/with-test  ## the C harness alone, under ASan + UBSan
+	$(PY) tools/harness.py sanitized $(ARGS)
+
+test-neon: $(VENV)/with-test  ## the C harness for aarch64 under qemu; its hashes equal this CPU's
+	$(PY) tools/harness.py neon $(ARGS)
+
+test-wheel: $(VENV)/with-test  ## sdist -> wheel -> clean environment outside the tree -> tests
+	$(PY) tools/check_wheel.py $(ARGS)
+
+bench: $(VENV)/with-bench  ## measure fastnn beside its rivals
+	$(PY) -m pytest benchmarks $(ARGS)
+
+lint: $(VENV)/with-dev  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+clean:  ## remove everything that is not source
+	rm -rf build dist .venv fastnn.egg-info fastnn/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "fastnn needs Python 3.11 or newer as '$(PYTHON)'; name one: make PYTHON=python3.12"; exit 1; }
+	@echo "making the private environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "no virtual environment: Debian and Ubuntu have it in the package python3-venv"; exit 1; }
+	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	    > $(VENV)/build-requires.txt
+	@$(PIP) install -q -r $(VENV)/build-requires.txt
+	@touch $@
+
+# One rule for every extra: .venv/with-cli, .venv/with-test, ...
+$(VENV)/with-%: $(VENV)/ready $(BUILT_FROM)
+	@command -v $${CC:-cc} > /dev/null || \
+	    { echo "no C compiler '$${CC:-cc}': Debian and Ubuntu have one in build-essential"; exit 1; }
+	@echo "building fastnn and installing what its extra [$*] needs"
+	@$(PIP) install -q --no-build-isolation -e '.[$*]'
+	@touch $@

@@ -1,0 +1,120 @@
+"""Builds and runs the C harness: the engine without Python, in reach of sanitizers and emulators.
+
+    python tools/harness.py native      every ISA this CPU has
+    python tools/harness.py sanitized   the same under the address and undefined-behaviour ones
+    python tools/harness.py neon        cross-built for aarch64, run by qemu; its hashes must be
+                                        those of the native build
+
+Arguments after that are the harness's own. Invariant: the flags are those of setup.py, so what is
+tested here is what the extension is made of. What this machine cannot run prints "NOT TESTED: "
+and a reason, and fails if FASTNN_STRICT=1.
+"""
+
+import os
+import platform
+import runpy
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CROSS_CC, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+
+
+def build(kind: str, compiler: str, architecture: str, mode: str, link: list[str]) -> Path:
+    """Compile csrc/*.c and tests/c/*.c into build/harness/<kind>-<compiler>/; what is up to date stays.
+
+    Raises subprocess.CalledProcessError when the compiler fails; it has then said why.
+    """
+    recipe = runpy.run_path(str(ROOT / "setup.py"))
+    isas = {
+        isa: flags
+        for isa, (architectures, flags) in recipe["ISAS"].items()
+        if architecture in architectures and (ROOT / f"csrc/kernels_{isa}.c").exists()
+    }
+    mode_flags, mode_link = recipe["MODES"][mode]
+    common = [*recipe["COMMON"], *recipe["STRICTER"], *mode_flags, "-Icsrc", "-Itests/c"]
+    common += [f"-DHAVE_{isa.upper()}=1" for isa in isas]
+    folder = ROOT / "build" / "harness" / f"{kind}-{Path(compiler).name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    headers = [ROOT / "setup.py", ROOT / "csrc", *ROOT.glob("csrc/*.h"), *ROOT.glob("tests/c/*.h")]
+    newest_header = max(path.stat().st_mtime for path in headers)
+
+    def compile_c(source: Path) -> Path:
+        target = folder / f"{source.stem}.o"
+        newest = max(newest_header, source.stat().st_mtime)
+        if not target.exists() or target.stat().st_mtime < newest:
+            flags = [*common, *isas.get(recipe["isa_of"](source), [])]
+            command = [compiler, *flags, "-c", str(source.relative_to(ROOT)), "-o", str(target)]
+            subprocess.run(command, check=True, cwd=ROOT)
+        return target
+
+    sources = sorted([*ROOT.glob("csrc/*.c"), *ROOT.glob("tests/c/*.c")])
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+        objects = [str(target) for target in pool.map(compile_c, sources)]
+    program = folder / "harness"
+    libraries = ["-pthread", *mode_link, *link, "-lm"]
+    subprocess.run([compiler, *objects, *libraries, "-o", str(program)], check=True)
+    return program
+
+
+def native_compiler() -> str:
+    return os.environ.get("CC", "cc")
+
+
+def run(command: list[str], environment: dict[str, str] | None = None) -> list[str]:
+    """Run the harness, pass on what it prints; its hash lines.
+
+    Raises SystemExit when it fails, or when it has no hash to show and so ran no case.
+    """
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+    )
+    print(done.stdout, end="", flush=True)
+    if done.returncode:
+        sys.exit(f"harness: {' '.join(command)} failed with status {done.returncode}")
+    hashes = [line for line in done.stdout.splitlines() if line.startswith("hash ")]
+    if not hashes:
+        sys.exit("harness: no case ran")
+    return hashes
+
+
+def native(arguments: list[str]) -> list[str]:
+    program = build("native", native_compiler(), platform.machine(), "release", [])
+    return run([str(program), *arguments])
+
+
+def sanitized(arguments: list[str]) -> None:
+    program = build("sanitized", native_compiler(), platform.machine(), "sanitize", [])
+    options = {
+        "ASAN_OPTIONS": "detect_leaks=1:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    }
+    run([str(program), *arguments], options)
+
+
+def neon(arguments: list[str]) -> None:
+    missing = [tool for tool in (CROSS_CC, EMULATOR) if not shutil.which(tool)]
+    if missing:
+        reason = f"NOT TESTED: NEON needs {' and '.join(missing)}"
+        print(reason)
+        sys.exit(1 if os.environ.get("FASTNN_STRICT") == "1" else 0)
+    expected = native(arguments)
+    program = build("neon", CROSS_CC, "aarch64", "release", ["-static"])
+    found = run([EMULATOR, str(program), *arguments])
+    if found != expected:
+        different = [
+            f"  native {a}\n  neon   {b}" for a, b in zip(expected, found, strict=False) if a != b
+        ]
+        counts = f"{len(expected)} hashes native, {len(found)} NEON"
+        sys.exit("\n".join([f"harness: NEON and this CPU disagree ({counts})", *different]))
+    print(f"NEON under qemu: {len(found)} hashes equal to those of {platform.machine()}")
+
+
+if __name__ == "__main__":
+    kinds = {"native": native, "sanitized": sanitized, "neon": neon}
+    if len(sys.argv) < 2 or sys.argv[1] not in kinds:
+        sys.exit(f"usage: python tools/harness.py {{{'|'.join(kinds)}}} [argument ...]")
+    kinds[sys.argv[1]](sys.argv[2:])
