@@ -24,7 +24,7 @@ CROSS_CC, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 
 
 def build(kind: str, compiler: str, architecture: str, mode: str, link: list[str]) -> Path:
-    """Compile csrc/*.c and tests/c/*.c into build/harness/<kind>-<compiler>/; what is up to date stays.
+    """Compile csrc/*.c and tests/c/*.c into build/harness/<kind>-<compiler>/, where outdated.
 
     Raises subprocess.CalledProcessError when the compiler fails; it has then said why.
     """
