@@ -11,6 +11,9 @@ PIP := $(PY) -m pip --disable-pip-version-check
 BUILT_FROM := setup.py pyproject.toml fastnn/_version.py \
               $(wildcard csrc/*.[ch] fastnn/*.pyx fastnn/*.pxd)
 
+# Another mode is another build: the file of this name is new, and what depends on it is made again.
+MODE := $(VENV)/mode-$(if $(FASTNN_SANITIZE),sanitize,$(if $(FASTNN_DEBUG),debug,release))
+
 # A copy of the tree, built in place with sanitizers: tests there import what is there.
 SANITIZED := build/sanitize/tree
 
@@ -73,8 +76,12 @@ $(VENV)/ready: pyproject.toml
 	@$(PIP) install -q -r $(VENV)/build-requires.txt
 	@touch $@
 
+$(MODE): | $(VENV)/ready
+	@rm -f $(VENV)/mode-*
+	@touch $@
+
 # One rule for every extra: .venv/with-cli, .venv/with-test, ...
-$(VENV)/with-%: $(VENV)/ready $(BUILT_FROM)
+$(VENV)/with-%: $(VENV)/ready $(MODE) $(BUILT_FROM)
 	@command -v $${CC:-cc} > /dev/null || \
 	    { echo "no C compiler '$${CC:-cc}': Debian and Ubuntu have one in build-essential"; exit 1; }
 	@echo "building fastnn and installing what its extra [$*] needs"
