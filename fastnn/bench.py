@@ -14,6 +14,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle, islice
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,7 @@ def measure(
     n_calls = _n_calls(seconds / 2, once, 1 << 40)
     elapsed = _throughput(model, x, out, threads, n_calls)
     peaks.append(_core.peak_gflops(isa))
-    work = [model._work(part, threads=threads) for part in x]
+    work = [model._work(part, threads=threads) for part in x[:n_calls]]
     executed, effective = (
         2e-9 * n_calls * float(np.mean([w[key] for w in work])) / elapsed
         for key in ("executed", "effective")
@@ -182,11 +183,10 @@ def _latencies(
     n_calls: int,
 ) -> npt.NDArray[np.int64]:
     """Nanoseconds of each of `n_calls` calls, shape (n_calls,)."""
-    predict, clock, n = model.predict, perf_counter_ns, len(x)
+    predict, clock = model.predict, perf_counter_ns
     times = [0] * n_calls
     with _quiet():
-        for i in range(n_calls):
-            rows = x[i % n]
+        for i, rows in enumerate(islice(cycle(x), n_calls)):
             start = clock()
             predict(rows, out=out, threads=threads)
             times[i] = clock() - start
@@ -201,9 +201,9 @@ def _throughput(
     n_calls: int,
 ) -> float:
     """Seconds that `n_calls` calls in a row take."""
-    predict, n = model.predict, len(x)
+    predict = model.predict
     with _quiet():
         start = perf_counter_ns()
-        for i in range(n_calls):
-            predict(x[i % n], out=out, threads=threads)
+        for rows in islice(cycle(x), n_calls):
+            predict(rows, out=out, threads=threads)
         return (perf_counter_ns() - start) * 1e-9

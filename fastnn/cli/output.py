@@ -1,0 +1,119 @@
+"""How the commands speak: JSON or text on stdout, notes and progress on stderr.
+
+Invariant: nothing but results reaches stdout, and JSON there is one standard document: a NaN or
+infinity becomes null. Progress is drawn only where stderr is a terminal.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+from cyclopts import Parameter
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
+Isa = Annotated[
+    str | None,
+    Parameter(help="Use this instruction set or a lesser one (see `fastnn info`)."),
+]
+Threads = Annotated[
+    int | None,
+    Parameter(help="Threads to use, 1 to 1024; by default as many as this process may use."),
+]
+Quiet = Annotated[bool, Parameter(negative="", help="No notes, no progress bar.")]
+
+
+class UsageError(Exception):
+    """The command line asks for what cannot be: exit status 2."""
+
+
+def result(text: str) -> None:
+    """A result for people, on stdout."""
+    print(text)
+
+
+def result_json(value: Any) -> None:
+    """A result for programs, on stdout."""
+    print(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False))
+
+
+def note(text: str) -> None:
+    """Something beside the result, on stderr."""
+    print(text, file=sys.stderr)
+
+
+def problem(error: BaseException | str) -> None:
+    """One line (and the error's notes) about what went wrong, on stderr."""
+    lines = [_words(error), *getattr(error, "__notes__", ())]
+    print(f"fastnn: {chr(10).join(lines)}", file=sys.stderr)
+
+
+def _words(error: BaseException | str) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"  # without Python's "[Errno 2]"
+    return str(error) or type(error).__name__
+
+
+class Bar(Protocol):
+    """What `progress` gives."""
+
+    def advance(self, n: int) -> None:
+        """`n` more are done."""
+
+
+class _NoBar:
+    def advance(self, n: int) -> None:
+        pass
+
+
+class _RichBar:
+    def __init__(self, bar: Any, task: Any) -> None:
+        self._bar = bar
+        self._task = task
+
+    def advance(self, n: int) -> None:
+        # Drawn here and only here: rich's own thread would draw while the engine is timed.
+        self._bar.update(self._task, advance=n, refresh=True)
+
+
+@contextmanager
+def progress(what: str, total: int, *, quiet: bool = False) -> Iterator[Bar]:
+    """A bar on stderr that is gone at the end; none where stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield _NoBar()
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, auto_refresh=False) as bar:
+        yield _RichBar(bar, bar.add_task(what, total=total))
+
+
+def percent(share: float) -> str:
+    """0.98765 -> "98.77 %"."""
+    return f"{100 * share:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """Three digits and the unit that suits: "12.3 us"."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-9:.0f} ns"
+
+
+def _plain(value: Any) -> Any:
+    """Arrays to lists, NumPy numbers to Python's, what JSON has no word for to null."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,189 @@
+"""`fastnn info`, `models`, `summary`, `trace`: what is there, and what a network does inside."""
+
+from typing import Annotated, Any
+
+import numpy as np
+from cyclopts import Parameter
+
+import fastnn
+from fastnn import mnist, text
+from fastnn.cli.about import about, about_text
+from fastnn.cli.output import Isa, Json, UsageError, note, result, result_json
+
+_TERMS = 8  # inputs of a neuron whose sum is still written out
+_NEURONS = 16
+_SHOWN = 16  # values of a longer vector
+
+
+def info(*, json: Json = False) -> None:
+    """Show the CPU, the instruction set chosen, the kernels, the threads and the build."""
+    facts = about()
+    if json:
+        result_json(facts)
+    else:
+        result(about_text(facts))
+
+
+def models(*, json: Json = False) -> None:
+    """List the models that ship with fastnn."""
+    listed = [(name, fastnn.load(name)) for name in fastnn.models()]
+    if json:
+        result_json([{"name": name, **_described(model)} for name, model in listed])
+        return
+    rows = [
+        (
+            name,
+            "-".join(str(n) for n in (m.n_inputs, *(layer.n_outputs for layer in m.layers))),
+            m.task,
+            f"{m.n_parameters:,}",
+            m.metadata.get("test_accuracy", ""),
+        )
+        for name, m in listed
+    ]
+    titles = ("model", "layers", "task", "parameters", "test accuracy")
+    result(text.table(titles, rows, right=(3, 4)))
+
+
+def summary(model: str, /, *, isa: Isa = None, json: Json = False) -> None:
+    """Show a model's layers, size and kernels, and what its file says about it.
+
+    Parameters
+    ----------
+    model
+        Name of a bundled model, or path of a file.
+    """
+    network = fastnn.load(model, isa=isa)
+    if json:
+        result_json(_described(network))
+        return
+    result(network.summary())
+    if network.metadata:
+        result("")
+        for name, value in network.metadata.items():
+            result(f"{name}: {value}")
+
+
+def _described(model: fastnn.Model) -> dict[str, Any]:
+    return {
+        "n_inputs": model.n_inputs,
+        "n_outputs": model.n_outputs,
+        "task": model.task,
+        "classes": model.classes_,
+        "scale": model.scale,
+        "mean": model.mean,
+        "std": model.std,
+        "n_parameters": model.n_parameters,
+        "packed_bytes": model.nbytes,
+        "layers": [
+            {
+                "n_inputs": layer.n_inputs,
+                "n_outputs": layer.n_outputs,
+                "activation": layer.activation,
+                "parameters": dict(layer.parameters),
+                "kernel": dict(kernel),
+            }
+            for layer, kernel in zip(model.layers, model.kernels, strict=True)
+        ],
+        "metadata": dict(model.metadata),
+    }
+
+
+def trace(
+    model: str,
+    /,
+    *inputs: Annotated[float, Parameter(help="One number per input of the network.")],
+    isa: Isa = None,
+    json: Json = False,
+) -> None:
+    """Show one forward pass step by step: every weight, z and activation of a small network.
+
+    Without inputs, the first bundled digit where the model takes 784, else all ones.
+
+    Parameters
+    ----------
+    model
+        Name of a bundled model, or path of a file.
+    """
+    network = fastnn.load(model, isa=isa)
+    x, origin = _row(network, inputs)
+    if not inputs:
+        note(f"no inputs given: {origin}")
+    steps = network.trace(x)
+    answer = network.predict(x)[0]
+    if json:
+        result_json({"x": x[0], "layers": _steps(network, steps), "predict": answer})
+        return
+    result(f"x = {_vector(x[0])}" + (" (uint8 pixels)" if x.dtype == np.uint8 else ""))
+    # The z of raw pixels come from the folded first layer; its weights are those for x in units.
+    values = (x[0] * network.scale - network.mean) / network.std if x.dtype == np.uint8 else x[0]
+    if x.dtype == np.uint8:
+        result(f"read as (p*scale - mean)/std: {_vector(values)}")
+    for i, (layer, (z, activation)) in enumerate(zip(network.layers, steps, strict=True)):
+        result(f"\nlayer {i}: {layer.n_inputs} -> {layer.n_outputs}, {layer.activation}")
+        for line in _layer_lines(layer, values, z[0], activation[0]):
+            result(f"  {line}")
+        values = activation[0]
+    result(f"\npredict: {answer}")
+
+
+def _row(model: fastnn.Model, inputs: tuple[float, ...]) -> tuple[np.ndarray, str]:
+    if inputs:
+        if len(inputs) != model.n_inputs:
+            raise UsageError(
+                f"trace: {len(inputs)} inputs given, the network takes {model.n_inputs}"
+            )
+        return np.array([inputs], np.float32), "as given"
+    if model.n_inputs == 784:
+        images, labels = mnist.sample()
+        return images[:1].reshape(1, -1), f"the first bundled digit, a {labels[0]}"
+    return np.ones((1, model.n_inputs), np.float32), "all ones"
+
+
+def _steps(model: fastnn.Model, steps: list[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "activation": layer.activation,
+            "parameters": dict(layer.parameters),
+            "weight": layer.weight,
+            "bias": layer.bias,
+            "z": z[0],
+            "a": a[0],
+        }
+        for layer, (z, a) in zip(model.layers, steps, strict=True)
+    ]
+
+
+def _layer_lines(layer: fastnn.Dense, x: np.ndarray, z: np.ndarray, a: np.ndarray) -> list[str]:
+    is_whole = layer.activation in ("softmax", "log_softmax")  # a function of all z together
+    if layer.n_inputs > _TERMS or layer.n_outputs > _NEURONS:
+        n_zeros = np.count_nonzero(x == 0)
+        return [
+            f"w: {layer.n_inputs} x {layer.n_outputs}, "
+            f"{layer.weight.min():.4g} to {layer.weight.max():.4g}; "
+            f"{n_zeros} of {layer.n_inputs} inputs are 0",
+            f"z = {_vector(z)}",
+            f"a = {layer.activation}(z) = {_vector(a)}",
+        ]
+    lines = []
+    for j in range(layer.n_outputs):
+        terms = [f"{_number(layer.bias[j])}"]
+        terms += [f"{_number(w)}*{_number(v)}" for w, v in zip(layer.weight[:, j], x, strict=True)]
+        lines.append(f"z{j} = {' + '.join(terms)} = {_number(z[j])}")
+        if not is_whole:
+            lines.append(f"a{j} = {layer.activation}(z{j}) = {_number(a[j])}")
+    if is_whole:
+        lines.append(f"a = {layer.activation}(z) = {_vector(a)}")
+    return lines
+
+
+def _number(value: float) -> str:
+    shown = f"{value:.8g}"
+    return f"({shown})" if shown.startswith("-") else shown
+
+
+def _vector(values: np.ndarray) -> str:
+    shown = [f"{value:.6g}" for value in values[:_SHOWN]]
+    if len(values) > _SHOWN:
+        n_zeros = np.count_nonzero(values == 0)
+        shown.append(f"... {len(values)} values, {n_zeros} of them 0")
+    return f"[{', '.join(shown)}]"
