@@ -2,7 +2,8 @@
 #
 # Everything happens in a private environment, .venv, with the package installed in place
 # (editable): Python changes show at once, C changes are compiled by the next `make`.
-# Nothing here calls apt or needs root. PYTHON=... picks the interpreter, ARGS=... goes to the tool.
+# Nothing here calls apt or needs root. PYTHON=... picks the interpreter; ARGS=... goes to the
+# tool (pytest, `fastnn evaluate`), HARNESS_ARGS=... to the C harness.
 
 PYTHON ?= python3
 VENV := .venv
@@ -42,13 +43,13 @@ test-sanitized: $(VENV)/with-test harness-sanitized  ## the suite and the C harn
 	cd $(SANITIZED) && sh tools/with_sanitizers.sh ../../../$(PY) -m pytest -p no:cacheprovider $(ARGS)
 
 harness: $(VENV)/with-test  ## the C harness alone, native
-	$(PY) tools/harness.py native $(ARGS)
+	$(PY) tools/harness.py native $(HARNESS_ARGS)
 
 harness-sanitized: $(VENV)/with-test  ## the C harness alone, under ASan + UBSan
-	$(PY) tools/harness.py sanitized $(ARGS)
+	$(PY) tools/harness.py sanitized $(HARNESS_ARGS)
 
 test-neon: $(VENV)/with-test  ## the C harness for aarch64 under qemu; its hashes equal this CPU's
-	$(PY) tools/harness.py neon $(ARGS)
+	$(PY) tools/harness.py neon $(HARNESS_ARGS)
 
 test-wheel: $(VENV)/with-test  ## sdist -> wheel -> clean environment outside the tree -> tests
 	$(PY) tools/check_wheel.py $(ARGS)

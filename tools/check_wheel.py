@@ -47,7 +47,10 @@ def check(holds: bool, what: str) -> None:
 
 def make_sdist(folder: Path) -> Path:
     code = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )  # its many warnings matter only when it fails
+    check(done.returncode == 0, f"no sdist:\n{done.stdout}{done.stderr}")
     (sdist,) = folder.glob("*.tar.gz")
     return sdist
 
