@@ -13,7 +13,7 @@ BUILT_FROM := setup.py pyproject.toml fastnn/_version.py \
               $(wildcard csrc/*.[ch] fastnn/*.pyx fastnn/*.pxd)
 
 # Another mode is another build: the file of this name is new, and what depends on it is made again.
-MODE := $(VENV)/mode-$(if $(FASTNN_SANITIZE),sanitize,$(if $(FASTNN_DEBUG),debug,release))
+MODE := $(VENV)/mode-$(if $(filter-out 0,$(FASTNN_SANITIZE)),sanitize,$(if $(filter-out 0,$(FASTNN_DEBUG)),debug,release))
 
 # A copy of the tree, built in place with sanitizers: tests there import what is there.
 SANITIZED := build/sanitize/tree
