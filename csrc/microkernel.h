@@ -1,0 +1,236 @@
+/* The vector kernels, written once: a template that each kernels_<isa>.c includes.
+ *
+ * Before including, define
+ *   FNN_ISA            the ISA's name, an identifier: avx2
+ *   FNN_ROW_NEEDS      CPU bits
+ *   FNN_MR             rows of the largest tile; must fit 2 FNN_MR + 3 vector registers
+ *   FNN_REGISTERS      vector registers there are
+ *   FNN_RATE           multiply-adds a nanosecond, roughly
+ * and include a vec_*.h. It exports one table row, fnn_row_f32_<isa>.
+ * Invariant: panels are two vectors wide; accumulators stay in registers for all of K: there is no
+ * vector store inside a K loop (tests/test_house.py reads the disassembly).
+ * Start with tile(), the rest chooses its constants.
+ */
+#if !defined(FNN_ISA) || !defined(FNN_ROW_NEEDS) || !defined(FNN_MR) || \
+    !defined(FNN_REGISTERS) || !defined(FNN_RATE) || !defined(FNN_VEC_WIDTH)
+#error "microkernel.h: a parameter is missing, see its head"
+#endif
+
+#include "kernel.h"
+
+/* gcc keeps an array of accumulators in memory unless each constant loop carries "GCC unroll"; the
+ * same pragma makes clang keep it there, which wants its own. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { W = FNN_VEC_WIDTH, NR = 2 * W };
+
+/* y[m, panels] for constant m, n_panels and n_vectors (1: only the first vector of a panel is in
+ * use). m * n_panels * n_vectors accumulators. `is_relu` costs one select a vector. */
+INLINE void tile(const fnn_tile *t, const int m, const int n_panels, const int n_vectors,
+                 int64_t panel)
+{
+    const int n = n_panels * n_vectors;
+    const float *const w = t->w + panel * t->panel_stride;
+    const float *const bias = t->bias + panel * NR;
+    const float *const x = t->x;
+    const uint32_t *const list = t->list;
+    const int64_t ldx = t->ldx, panel_stride = t->panel_stride, n_active = t->n_active;
+    vf sum[FNN_REGISTERS];
+
+    UNROLL for (int j = 0; j < n; j++) {
+        const vf b = v_load(bias + j / n_vectors * NR + j % n_vectors * W);
+        UNROLL for (int i = 0; i < m; i++) sum[i * n + j] = b;
+    }
+    for (int64_t at = 0; at < n_active; at++) {
+        const int64_t k = list[at];
+        const float *const wk = w + k * NR;
+        const float *const xk = x + k;
+        if (m < n) { /* hold the m inputs, let weights pass */
+            vf a[FNN_REGISTERS];
+            UNROLL for (int i = 0; i < m; i++) a[i] = v_set1(xk[i * ldx]);
+            UNROLL for (int j = 0; j < n; j++) {
+                const vf b = v_load(wk + j / n_vectors * panel_stride + j % n_vectors * W);
+                UNROLL for (int i = 0; i < m; i++) sum[i * n + j] = v_fma(a[i], b, sum[i * n + j]);
+            }
+        } else { /* hold the n weight vectors, let inputs pass */
+            vf b[FNN_REGISTERS];
+            UNROLL for (int j = 0; j < n; j++)
+                b[j] = v_load(wk + j / n_vectors * panel_stride + j % n_vectors * W);
+            UNROLL for (int i = 0; i < m; i++) {
+                const vf a = v_set1(xk[i * ldx]);
+                UNROLL for (int j = 0; j < n; j++) sum[i * n + j] = v_fma(a, b[j], sum[i * n + j]);
+            }
+        }
+    }
+    const vf zero = v_set1(0.0f);
+    float *const y = t->y + panel * NR;
+    UNROLL for (int i = 0; i < m; i++) {
+        UNROLL for (int j = 0; j < n; j++) {
+            vf z = v_add(sum[i * n + j], zero); /* -0 becomes +0: see kernel.h */
+            if (t->is_relu) z = v_select(v_le(z, zero), zero, z);
+            v_store(y + i * t->ldy + j / n_vectors * NR + j % n_vectors * W, z);
+        }
+    }
+}
+
+/* Few rows take several panels at once: enough independent chains to hide the latency of an FMA
+ * (4 cycles, 2 a cycle), and every loaded input used often. As many as the registers hold. */
+#define WIDE(m, n_panels) (2 * (m) * (n_panels) + (m) + 1 <= FNN_REGISTERS)
+
+INLINE void rows(const fnn_tile *t, const int m)
+{
+    const int64_t n_full = t->n / NR, left = t->n % NR;
+    const int64_t n_wide = n_full + (left > W);
+    int64_t panel = 0;
+    if (WIDE(m, 8))
+        for (; panel + 8 <= n_wide; panel += 8) tile(t, m, 8, 2, panel);
+    if (WIDE(m, 4))
+        for (; panel + 4 <= n_wide; panel += 4) tile(t, m, 4, 2, panel);
+    if (WIDE(m, 2))
+        for (; panel + 2 <= n_wide; panel += 2) tile(t, m, 2, 2, panel);
+    for (; panel < n_wide; panel++) tile(t, m, 1, 2, panel);
+    if (left > 0 && left <= W) tile(t, m, 1, 1, panel);
+}
+
+static void gemm(const fnn_tile *t)
+{
+    switch (t->m) {
+#define CASE(m) case m: if (m <= FNN_MR) rows(t, m); break;
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#if FNN_MR > 6
+        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#endif
+#undef CASE
+    }
+}
+
+/* ---- encode: caller's rows to own floats, and which inputs are not zero in all of them -------- */
+
+static int64_t list_all(const fnn_encode *e)
+{
+    for (int64_t k = 0; k < e->k; k++) e->list[k] = (uint32_t)k;
+    return e->k;
+}
+
+/* LOAD(i, k), LOAD_FIRST(i, k, n): a vector of row i from input k on; n elements of it. */
+#define ENCODE(LOAD, LOAD_FIRST, is_copy)                                             \
+    int64_t n_active = 0, k = 0;                                                       \
+    for (; k + W <= e->k; k += W) {                                                    \
+        vf any = v_set1(0.0f);                                                         \
+        for (int i = 0; i < e->m; i++) {                                               \
+            const vf v = LOAD(i, k);                                                   \
+            if (is_copy) v_store(e->to + i * e->ld + k, v);                            \
+            any = v_or(any, v);                                                        \
+        }                                                                              \
+        n_active += v_compact(e->list + n_active, (uint32_t)k, v_nonzero(any));        \
+    }                                                                                  \
+    if (k < e->k) {                                                                    \
+        vf any = v_set1(0.0f);                                                         \
+        for (int i = 0; i < e->m; i++) {                                               \
+            const vf v = LOAD_FIRST(i, k, (int)(e->k - k));                            \
+            if (is_copy) v_store(e->to + i * e->ld + k, v);                            \
+            any = v_or(any, v);                                                        \
+        }                                                                              \
+        n_active += v_compact(e->list + n_active, (uint32_t)k, v_nonzero(any));        \
+    }                                                                                  \
+    return e->keep_zeros ? list_all(e) : n_active
+
+static int64_t encode_u8(const fnn_encode *e)
+{
+    const uint8_t *const x = e->x;
+#define LOAD(i, k) v_load_u8(x + (i) * e->row_stride + (k))
+#define LOAD_FIRST(i, k, n) v_load_u8_first(x + (i) * e->row_stride + (k), n)
+    ENCODE(LOAD, LOAD_FIRST, 1);
+#undef LOAD
+#undef LOAD_FIRST
+}
+
+static int64_t encode_f32(const fnn_encode *e)
+{
+    if (e->x != NULL) {
+        const char *const x = e->x;
+#define LOAD(i, k) v_load((const float *)(x + (i) * e->row_stride) + (k))
+#define LOAD_FIRST(i, k, n) v_load_first((const float *)(x + (i) * e->row_stride) + (k), n)
+        ENCODE(LOAD, LOAD_FIRST, 1);
+#undef LOAD
+#undef LOAD_FIRST
+    }
+    if (e->keep_zeros) return list_all(e);
+#define LOAD(i, k) v_load(e->to + (i) * e->ld + (k))
+#define LOAD_FIRST(i, k, n) v_load_first(e->to + (i) * e->ld + (k), n)
+    ENCODE(LOAD, LOAD_FIRST, 0);
+#undef LOAD
+#undef LOAD_FIRST
+}
+#undef ENCODE
+
+/* ---- activations, the peak, the row ------------------------------------------------------------ */
+
+#define DEFINE(name, ...)                                                        \
+    static void activate_##name(const float parameters[2], float *y, int64_t n)  \
+    {                                                                            \
+        const vf a = v_set1(parameters[0]), b = v_set1(parameters[1]);           \
+        for (int64_t i = 0; i < n; i += W) v_store(y + i, v_act_##name(v_load(y + i), a, b)); \
+    }
+FNN_ACTIVATIONS(DEFINE)
+#undef DEFINE
+
+static fnn_activate_fn *const activate[FNN_N_ACTIVATIONS] = {
+#define ENTRY(name, ...) activate_##name,
+    FNN_ACTIVATIONS(ENTRY)
+#undef ENTRY
+};
+
+static double burn(int64_t n)
+{
+    enum { CHAINS = FNN_REGISTERS == 16 ? 12 : 16 }; /* 4 cycles x 2 a cycle = 8 at least */
+    vf sum[CHAINS];
+    volatile float one = 1.0f, tiny = 0x1p-30f;
+    const vf a = v_set1(one), b = v_set1(tiny);
+    UNROLL for (int j = 0; j < CHAINS; j++) sum[j] = v_set1((float)j);
+    for (int64_t i = 0; i < n; i++) {
+        UNROLL for (int j = 0; j < CHAINS; j++) sum[j] = v_fma(sum[j], a, b);
+    }
+    float sink[FNN_VEC_WIDTH];
+    UNROLL for (int j = 1; j < CHAINS; j++) sum[0] = v_add(sum[0], sum[j]);
+    v_store(sink, sum[0]);
+    volatile float used = sink[0];
+    (void)used;
+    return 2.0 * CHAINS * W * (double)n;
+}
+
+#define FNN_PASTE(a, b) a##b
+#define FNN_NAME(isa) FNN_PASTE(fnn_row_f32_, isa)
+#define FNN_STRING(isa) #isa
+#define FNN_QUOTED(isa) FNN_STRING(isa)
+const fnn_row FNN_NAME(FNN_ISA) = {
+    .isa = FNN_QUOTED(FNN_ISA),
+    .format = "f32",
+    .needs = FNN_ROW_NEEDS,
+    .mr = FNN_MR,
+    .nr = NR,
+    .rate = FNN_RATE,
+    .encode_u8 = encode_u8,
+    .encode_f32 = encode_f32,
+    .gemm = gemm,
+    .activate = activate,
+    .burn = burn,
+};
+
+#undef FNN_ISA
+#undef FNN_ROW_NEEDS
+#undef FNN_MR
+#undef FNN_REGISTERS
+#undef FNN_RATE
+#undef UNROLL
+#undef INLINE
+#undef WIDE
+#undef FNN_PASTE
+#undef FNN_NAME
+#undef FNN_STRING
+#undef FNN_QUOTED

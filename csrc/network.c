@@ -1,0 +1,502 @@
+/* Networks: creation, and forward(), which takes a block of rows through all layers.
+ *
+ * What lives here: struct fnn_network; the block loop; the epilogues that need a whole row
+ * (softmax, argmax, top-k).
+ * Invariant: a network does not change after creation. A block's activations live in the calling
+ * thread's workspace, whose size follows from the network alone; each row's bits depend on that row
+ * alone. Own buffers have FNN_SLACK spare elements, the caller's memory is touched to the byte.
+ * Start with run_block().
+ */
+#define _GNU_SOURCE
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "kernel.h"
+
+typedef struct {
+    const fnn_row *row;
+    int64_t k, n, n_panels;
+    int64_t ld;              /* floats between rows of its output in the workspace */
+    const float *w, *bias;   /* packed */
+    int activation;
+    float parameters[2];
+} layer;
+
+struct fnn_network {
+    int n_layers;
+    int64_t block;           /* rows taken through all layers at once */
+    int64_t n_madds;         /* dense multiply-adds a row */
+    int64_t ld_input;        /* floats between rows of the encoded input */
+    int64_t n_buffer;        /* floats of one of the two activation buffers */
+    int64_t n_list;          /* elements of one tile's list */
+    double ns_per_row;       /* about */
+    void *arena;
+    size_t n_bytes;
+    layer *layers;           /* [n_layers + 1], the last one being the pixel layer */
+    const layer *pixel;      /* what uint8 input takes first */
+};
+
+static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+/* An odd number of cache lines: rows of a tile then fall into different sets of the L1 cache. */
+static int64_t leading_dimension(int64_t n) { return (round_up(n, 16) / 16 | 1) * 16; }
+
+/* ---- creation -------------------------------------------------------------------------------- */
+
+static fnn_status check(const fnn_dense *layers, int n_layers, const fnn_dense *pixel, int *where)
+{
+    const int64_t most = (int64_t)1 << 31; /* lists hold 32-bit indices */
+    for (int i = 0; i < n_layers; i++) {
+        const fnn_dense *l = &layers[i];
+        *where = i;
+        if (l->n_outputs < 1 || l->n_outputs >= most || l->n_inputs < 0 || l->n_inputs >= most)
+            return FNN_BAD_SHAPE;
+        if (l->n_inputs > 0 && l->n_outputs > ((int64_t)1 << 44) / l->n_inputs) return FNN_BAD_SHAPE;
+        if (i > 0 && l->n_inputs != layers[i - 1].n_outputs) return FNN_BAD_SHAPE;
+        if (l->activation < 0 || l->activation >= FNN_N_ACTIVATIONS ||
+            (fnn_activations[l->activation].last_layer_only && i + 1 < n_layers))
+            return FNN_BAD_ACTIVATION;
+    }
+    *where = -1;
+    if (pixel != NULL && (pixel->n_inputs != layers[0].n_inputs ||
+                          pixel->n_outputs != layers[0].n_outputs))
+        return FNN_BAD_SHAPE;
+    return FNN_OK;
+}
+
+/* Rows that a block should have. While all weights stay in L2, one tile at a time keeps its inputs
+ * in L1. Otherwise weights come from further away, and as many rows as half of L2 holds share them. */
+static int64_t choose_block(const fnn_network *net, int64_t mr)
+{
+    const int64_t l2 = (int64_t)fnn_l2_bytes();
+    if ((int64_t)net->n_bytes <= l2 * 3 / 4) return mr;
+    int64_t widest = 1;
+    for (int i = 0; i < net->n_layers; i++) {
+        const int64_t before = i == 0 ? net->ld_input : net->layers[i - 1].ld;
+        if (before + net->layers[i].ld > widest) widest = before + net->layers[i].ld;
+    }
+    int64_t n_tiles = l2 / 2 / (widest * 4) / mr;
+    n_tiles = n_tiles < 4 ? 4 : n_tiles > 32 ? 32 : n_tiles;
+    return n_tiles * mr;
+}
+
+static void *allocate_arena(size_t n_bytes)
+{
+    const size_t huge = (size_t)2 << 20; /* large weights on huge pages: fewer TLB misses */
+    void *arena;
+    if (posix_memalign(&arena, n_bytes >= huge ? huge : 64, n_bytes) != 0) return NULL;
+    if (n_bytes >= huge) madvise(arena, n_bytes, MADV_HUGEPAGE); /* a wish; refusal is harmless */
+    return arena;
+}
+
+fnn_status fnn_network_create(const fnn_dense *layers, int n_layers, const fnn_dense *pixel_layer,
+                              const char *isa, fnn_network **network, int *where)
+{
+    const fnn_row *row;
+    *network = NULL;
+    *where = 0;
+    if (n_layers < 1) return FNN_BAD_SHAPE;
+    fnn_status status = check(layers, n_layers, pixel_layer, where);
+    if (status == FNN_OK) status = fnn_select(isa, "f32", &row);
+    if (status != FNN_OK) return status;
+
+    fnn_network *net = calloc(1, sizeof *net);
+    if (net != NULL) net->layers = calloc((size_t)n_layers + 1, sizeof *net->layers);
+    if (net == NULL || net->layers == NULL) goto no_memory;
+    net->n_layers = n_layers;
+    net->ld_input = leading_dimension(layers[0].n_inputs);
+    const int n_packed = n_layers + (pixel_layer != NULL);
+    int64_t n_floats = 0, widest_k = 0, widest_ld = net->ld_input;
+    for (int i = 0; i < n_packed; i++) {
+        const fnn_dense *from = i < n_layers ? &layers[i] : pixel_layer;
+        layer *l = &net->layers[i];
+        *l = (layer){.row = row, .k = from->n_inputs, .n = from->n_outputs,
+                     .n_panels = fnn_panels(from->n_outputs, row->nr),
+                     .activation = from->activation,
+                     .parameters = {from->parameters[0], from->parameters[1]}};
+        l->ld = leading_dimension(l->n_panels * row->nr);
+        n_floats += round_up(l->n_panels * row->nr * (l->k + 1), 16);
+        if (l->k > widest_k) widest_k = l->k;
+        if (l->ld > widest_ld) widest_ld = l->ld;
+        if (i < n_layers) net->n_madds += l->k * l->n;
+    }
+    net->n_bytes = (size_t)n_floats * sizeof(float);
+    net->arena = allocate_arena(net->n_bytes);
+    if (net->arena == NULL) goto no_memory;
+    float *at = net->arena;
+    for (int i = 0; i < n_packed; i++) {
+        layer *l = &net->layers[i];
+        const int64_t n_padded = l->n_panels * row->nr;
+        float *bias = at + n_padded * l->k;
+        if (!fnn_pack_f32(i < n_layers ? &layers[i] : pixel_layer, row->nr, at, bias)) {
+            *where = i < n_layers ? i : -1;
+            fnn_network_free(net);
+            return FNN_NOT_FINITE;
+        }
+        l->w = at;
+        l->bias = bias;
+        at += round_up(n_padded * (l->k + 1), 16);
+    }
+    net->pixel = &net->layers[pixel_layer != NULL ? n_layers : 0];
+    net->block = choose_block(net, row->mr);
+    net->n_buffer = net->block * widest_ld + FNN_SLACK;
+    net->n_list = round_up(widest_k, 16) + FNN_SLACK;
+    net->ns_per_row = (double)net->n_madds / row->rate;
+    *network = net;
+    return FNN_OK;
+
+no_memory:
+    fnn_network_free(net);
+    return FNN_NO_MEMORY;
+}
+
+void fnn_network_free(fnn_network *net)
+{
+    if (net == NULL) return;
+    free(net->arena);
+    free(net->layers);
+    free(net);
+}
+
+int fnn_network_n_layers(const fnn_network *net) { return net->n_layers; }
+size_t fnn_network_bytes(const fnn_network *net) { return net->n_bytes; }
+const fnn_row *fnn_network_row(const fnn_network *net, int i) { return net->layers[i].row; }
+
+/* ---- epilogues of a whole row ----------------------------------------------------------------- */
+
+/* ln s for finite s >= 1, in double; not libm's, whose last bit depends on its version. With
+ * s = m 2^e, 1/sqrt 2 <= m < sqrt 2: e ln 2 + 2 atanh((m - 1) / (m + 1)); 8 terms leave 1e-13. */
+static double log_of(double s)
+{
+    if (!(s < INFINITY)) return s;
+    uint64_t bits;
+    memcpy(&bits, &s, 8);
+    int e = (int)(bits >> 52) - 1023;
+    bits = (bits & 0xfffffffffffff) | (uint64_t)1023 << 52;
+    double m;
+    memcpy(&m, &bits, 8);
+    if (m > 0x1.6a09e667f3bcdp+0) {
+        m *= 0.5;
+        e++;
+    }
+    const double t = (m - 1) / (m + 1), square = t * t;
+    double sum = 0;
+    for (int i = 17; i >= 1; i -= 2) sum = sum * square + 1.0 / i;
+    return e * 0x1.62e42fefa39efp-1 + 2 * t * sum;
+}
+
+/* The sum of n floats in double: 16 partial sums and one tree, whatever the ISA. */
+static double sum_of(const float *x, int64_t n)
+{
+    double part[16] = {0};
+    for (int64_t i = 0; i < n; i++) part[i % 16] += x[i];
+    for (int width = 8; width >= 1; width /= 2)
+        for (int i = 0; i < width; i++) part[i] += part[i + width];
+    return part[0];
+}
+
+/* y = softmax(y), or its logarithm; `spare` is own memory of y's size. The difference to the
+ * largest is rounded to float32, the rest is exact to half an ULP: (4 + |y - max|) 2^-23. */
+static void softmax(const fnn_row *row, float *y, int64_t n, float *spare, int is_log)
+{
+    float largest = y[0];
+    for (int64_t i = 1; i < n; i++) largest = y[i] > largest ? y[i] : largest;
+    for (int64_t i = 0; i < n; i++) spare[i] = y[i] -= largest;
+    const float none[2] = {0, 0};
+    row->activate[FNN_act_exp](none, spare, n);
+    const double sum = sum_of(spare, n);
+    if (is_log) {
+        const double log_sum = log_of(sum);
+        for (int64_t i = 0; i < n; i++) y[i] = (float)(y[i] - log_sum);
+    } else {
+        for (int64_t i = 0; i < n; i++) y[i] = (float)(spare[i] / sum);
+    }
+}
+
+static int64_t argmax(const float *y, int64_t n)
+{
+    int64_t best = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (isnan(y[i])) return i;
+        if (y[i] > y[best]) best = i;
+    }
+    return best;
+}
+
+/* a before b: NaN first, else larger; equals stay in order of index. */
+static int goes_before(float a, float b) { return a > b || (isnan(a) && !isnan(b)); }
+
+/* labels[k], ranked by `key`: insertion, as k is small. */
+static void top_k(const float *key, int64_t n, int64_t k, int64_t *labels)
+{
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = i < k ? i : k;
+        while (at > 0 && goes_before(key[i], key[labels[at - 1]])) {
+            if (at < k) labels[at] = labels[at - 1];
+            at--;
+        }
+        if (at < k) labels[at] = i;
+    }
+}
+
+/* ---- forward --------------------------------------------------------------------------------- */
+
+typedef struct {
+    const fnn_network *net;
+    const fnn_call *call;
+    int64_t block;             /* rows of one */
+    void *caller_workspace;    /* tells the calling thread from the pool's */
+    int64_t n_since_poll;      /* multiply-adds, of the calling thread */
+    int64_t n_until_poll;
+    atomic_int is_stopped, is_out_of_memory;
+    atomic_int_fast64_t executed; /* multiply-adds, if call->work is wanted */
+} pass;
+
+typedef struct { float *from, *to; uint32_t *lists; } buffers;
+
+static size_t workspace_bytes(const fnn_network *net)
+{
+    const int64_t n_tiles = net->block / net->layers[0].row->mr;
+    return (size_t)(2 * net->n_buffer + n_tiles * net->n_list) * 4;
+}
+
+/* Caller's rows with columns apart, to own memory. */
+static void gather(const fnn_call *call, int64_t row, int m, int64_t k, float *to, int64_t ld)
+{
+    for (int i = 0; i < m; i++) {
+        const char *x = (const char *)call->x + (row + i) * call->row_stride;
+        for (int64_t j = 0; j < k; j++, x += call->column_stride)
+            to[i * ld + j] = call->dtype == FNN_U8 ? (float)*(const uint8_t *)x
+                                                   : *(const float *)x;
+    }
+}
+
+static int64_t encode_input(const fnn_call *call, const layer *l, int64_t row, fnn_encode *e)
+{
+    const int64_t size = call->dtype == FNN_U8 ? 1 : 4;
+    if (call->column_stride != size && l->k > 1) {
+        gather(call, row, e->m, l->k, e->to, e->ld);
+        return l->row->encode_f32(e);
+    }
+    e->x = (const char *)call->x + row * call->row_stride;
+    e->row_stride = call->row_stride;
+    return (call->dtype == FNN_U8 ? l->row->encode_u8 : l->row->encode_f32)(e);
+}
+
+/* Whether to go on: asks `poll` now and then, in the calling thread. */
+static int go_on(pass *p, int is_caller, int64_t n_madds)
+{
+    if (is_caller && p->call->poll != NULL && (p->n_since_poll += n_madds) >= p->n_until_poll) {
+        p->n_since_poll = 0;
+        if (p->call->poll(p->call->poll_argument)) p->is_stopped = 1;
+    }
+    return !p->is_stopped;
+}
+
+static void copy_rows(float *to, const float *from, int m, int64_t n, int64_t ld)
+{
+    for (int i = 0; i < m; i++) memcpy(to + i * n, from + i * ld, (size_t)n * sizeof *to);
+}
+
+/* The last layer's rows to what was asked for. y has the activation already, except where that is
+ * a softmax, or where z was asked for. */
+static void emit(const fnn_call *call, const layer *l, float *y, float *spare, int64_t row, int m)
+{
+    const int64_t n = l->n;
+    const int is_log = l->activation == FNN_act_log_softmax;
+    const int is_softmax = l->activation == FNN_act_softmax || is_log;
+    for (int i = 0; i < m; i++, y += l->ld, row++) {
+        int64_t *labels = (int64_t *)call->out;
+        float *values = (float *)call->out + row * n;
+        switch (call->output) {
+        case FNN_LABELS:
+            labels[row] = n == 1 ? y[0] > 0.0f : argmax(y, n);
+            break;
+        case FNN_TOP_K:
+            labels += row * call->k;
+            top_k(y, n, call->k, labels);
+            if (is_softmax) {
+                softmax(l->row, y, n, spare, is_log);
+            } else if (fnn_activations[l->activation].label_by_z) {
+                l->row->activate[l->activation](l->parameters, y, n);
+            }
+            for (int64_t j = 0; j < call->k; j++) call->scores[row * call->k + j] = y[labels[j]];
+            break;
+        case FNN_PROBABILITIES:
+            if (n == 1 && !is_softmax) {
+                values = (float *)call->out + row * 2;
+                values[0] = 1.0f - y[0];
+                values[1] = y[0];
+                break;
+            }
+            /* fall through */
+        case FNN_OUTPUTS:
+            if (is_softmax) softmax(l->row, y, n, spare, is_log && call->output == FNN_OUTPUTS);
+            /* fall through */
+        case FNN_LOGITS:
+            memcpy(values, y, (size_t)n * sizeof *values);
+            break;
+        }
+    }
+}
+
+/* Whether the last layer stays at z, its activation being left to emit() or not wanted. */
+static int stays_at_z(const fnn_call *call, const layer *l)
+{
+    const fnn_activation *activation = &fnn_activations[l->activation];
+    if (activation->last_layer_only || call->output == FNN_LOGITS) return 1;
+    if (call->output == FNN_LABELS) return l->n == 1 || activation->label_by_z;
+    return call->output == FNN_TOP_K && activation->label_by_z;
+}
+
+/* One layer for the m rows of a block, from b->from to b->to; `n_active` of each tile is known. */
+static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx,
+                     const int64_t *n_active, int activation, int is_caller)
+{
+    const fnn_row *row = l->row;
+    const int64_t n_list = p->net->n_list;
+    const int n_tiles = (m + row->mr - 1) / row->mr;
+    /* One tile: all its panels, so that few rows can take several at once. More: a panel serves all
+     * tiles while it is in cache. */
+    const int64_t n_at_once = n_tiles == 1 ? l->n_panels : 1;
+    const int is_in_gemm = activation == FNN_act_identity || activation == FNN_act_relu;
+    for (int64_t panel = 0; panel < l->n_panels; panel += n_at_once) {
+        const int64_t first = panel * row->nr;
+        const int64_t last = (panel + n_at_once) * row->nr;
+        const int64_t n = (last < l->n ? last : l->n) - first;
+        for (int tile = 0; tile < n_tiles; tile++) {
+            const int i = tile * row->mr;
+            fnn_tile t = {
+                .m = m - i < row->mr ? m - i : row->mr,
+                .n = n,
+                .x = b->from + i * ldx,
+                .ldx = ldx,
+                .list = b->lists + tile * n_list,
+                .n_active = n_active[tile],
+                .w = l->w + first * l->k,
+                .panel_stride = l->k * row->nr,
+                .bias = l->bias + first,
+                .y = b->to + i * l->ld + first,
+                .ldy = l->ld,
+                .is_relu = activation == FNN_act_relu,
+            };
+            row->gemm(&t);
+            if (!is_in_gemm)
+                for (int r = 0; r < t.m; r++)
+                    row->activate[activation](l->parameters, t.y + r * t.ldy, n);
+            if (p->call->work != NULL) p->executed += t.m * t.n_active * n;
+        }
+        if (!go_on(p, is_caller, m * l->k * n)) return 0;
+    }
+    return 1;
+}
+
+/* Rows [index * block, ...) through all layers. Returns 0 to stop. */
+static int run_block(void *context, int64_t index)
+{
+    pass *p = context;
+    const fnn_network *net = p->net;
+    const fnn_call *call = p->call;
+    const int mr = net->layers[0].row->mr;
+    const int64_t first = index * p->block, left = call->n_rows - first;
+    const int m = (int)(left < p->block ? left : p->block);
+    float *workspace = fnn_workspace(workspace_bytes(net));
+    if (workspace == NULL) {
+        p->is_out_of_memory = 1;
+        return 0;
+    }
+    const int is_caller = workspace == p->caller_workspace;
+    buffers b = {workspace, workspace + net->n_buffer, (uint32_t *)(workspace + 2 * net->n_buffer)};
+    const uint64_t fp_mode = fnn_fp_mode_default();
+    int64_t ldx = net->ld_input;
+    int is_done = 1;
+
+    for (int i = 0; i < net->n_layers && is_done; i++) {
+        const int is_last = i + 1 == net->n_layers;
+        const layer *l = i == 0 && call->dtype == FNN_U8 ? net->pixel : &net->layers[i];
+        int64_t n_active[64];
+        for (int tile = 0, r = 0; r < m; tile++, r += mr) {
+            fnn_encode e = {.m = m - r < mr ? m - r : mr, .k = l->k, .to = b.from + r * ldx,
+                            .ld = ldx, .list = b.lists + tile * net->n_list,
+                            .keep_zeros = call->keep_zeros};
+            n_active[tile] = i == 0 ? encode_input(call, l, first + r, &e) : l->row->encode_f32(&e);
+        }
+        const int is_plain = call->trace_z != NULL || (is_last && stays_at_z(call, l));
+        is_done = run_layer(p, l, m, &b, ldx, n_active,
+                            is_plain ? FNN_act_identity : l->activation, is_caller);
+        if (call->trace_z != NULL) {
+            copy_rows(call->trace_z[i] + first * l->n, b.to, m, l->n, l->ld);
+            for (int r = 0; r < m; r++) {
+                float *y = b.to + r * l->ld;
+                l->row->activate[l->activation](l->parameters, y, l->n);
+                if (fnn_activations[l->activation].last_layer_only)
+                    softmax(l->row, y, l->n, b.from, l->activation == FNN_act_log_softmax);
+            }
+            copy_rows(call->trace_a[i] + first * l->n, b.to, m, l->n, l->ld);
+        } else if (is_last && is_done) {
+            emit(call, l, b.to, b.from, first, m);
+        }
+        float *const swap = b.from;
+        b.from = b.to;
+        b.to = swap;
+        ldx = l->ld;
+    }
+    fnn_fp_mode_restore(fp_mode);
+    return is_done;
+}
+
+enum { NS_SPLIT = 200000, NS_POLL = 20000000, NS_BRIEF = 5000 };
+
+int fnn_is_brief(const fnn_network *net, int64_t n_rows)
+{
+    return (double)n_rows * net->ns_per_row < NS_BRIEF;
+}
+
+int fnn_may_split(const fnn_network *net, int64_t n_rows)
+{
+    return n_rows > 1 && (double)n_rows * net->ns_per_row >= NS_SPLIT;
+}
+
+fnn_status fnn_forward(const fnn_network *net, const fnn_call *call)
+{
+    const int mr = net->layers[0].row->mr;
+    int64_t n_worked = 0;
+    pass p = {.net = net, .call = call, .block = net->block,
+              .n_until_poll = (int64_t)(NS_POLL * net->layers[0].row->rate)};
+    if (call->n_rows > 0) {
+        p.caller_workspace = fnn_workspace(workspace_bytes(net));
+        if (p.caller_workspace == NULL) return FNN_NO_MEMORY;
+        int n_threads = call->n_threads;
+        if (!fnn_may_split(net, call->n_rows)) n_threads = 1;
+        if (n_threads > 1) { /* every thread some blocks, of whole tiles */
+            int64_t share = round_up((call->n_rows + n_threads - 1) / n_threads, mr);
+            if (share < p.block) p.block = share;
+        }
+        n_worked = fnn_parallel_for((call->n_rows + p.block - 1) / p.block, n_threads, run_block, &p);
+    }
+    if (call->work != NULL)
+        *call->work = (fnn_work){n_worked, p.executed, call->n_rows * net->n_madds};
+    if (p.is_out_of_memory) return FNN_NO_MEMORY;
+    return p.is_stopped ? FNN_INTERRUPTED : FNN_OK;
+}
+
+/* ---- single pieces, for tests and measurements -------------------------------------------------- */
+
+void fnn_activate(const fnn_row *row, int activation, const float parameters[2], float *x, int64_t n)
+{
+    enum { CHUNK = 256 };
+    float own[CHUNK + FNN_SLACK] = {0};
+    const uint64_t fp_mode = fnn_fp_mode_default();
+    for (int64_t i = 0; i < n; i += CHUNK) {
+        const int64_t some = n - i < CHUNK ? n - i : CHUNK;
+        memcpy(own, x + i, (size_t)some * 4);
+        row->activate[activation](parameters, own, some);
+        memcpy(x + i, own, (size_t)some * 4);
+    }
+    fnn_fp_mode_restore(fp_mode);
+}
+
+double fnn_burn(const fnn_row *row, int64_t n) { return row->burn(n); }

@@ -1,0 +1,564 @@
+# distutils: language = c
+"""The stairs between Python and csrc/: arrays in, one C call, an array out.
+
+What lives here: class Network, which checks and describes arrays for fnn_forward; the listings.
+Invariant: no arithmetic on data, and one crossing a call. Whatever reaches C is aligned, of a known
+dtype, and kept alive for the call; C reads and writes only that.
+"""
+
+import os
+import time
+
+import numpy as np
+
+cimport cython
+cimport numpy as cnp
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.math cimport isnan
+from libc.string cimport memset
+
+cnp.import_array()
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept  # sets the exception, which stays pending: see raise_pending
+
+cdef extern from *:
+    """
+    #ifndef FNN_BUILD_ISAS
+    #define FNN_BUILD_ISAS ""
+    #endif
+    #ifndef FNN_BUILD_LEFT_OUT
+    #define FNN_BUILD_LEFT_OUT ""
+    #endif
+    #ifndef FNN_BUILD_MODE
+    #define FNN_BUILD_MODE "release"
+    #endif
+    """
+    const char *FNN_BUILD_ISAS
+    const char *FNN_BUILD_LEFT_OUT
+    const char *FNN_BUILD_MODE
+    const char *COMPILER "__VERSION__"
+
+
+# ---- listings ----------------------------------------------------------------------------------
+
+cdef dict ACTIVATION_IDS = {fnn_activations[i].name.decode(): i for i in range(fnn_n_activations)}
+
+
+def activations():
+    """The activations there are, as the C table lists them.
+
+    Returns {name: {"parameters": {parameter: default}, "last_layer_only": bool}}; a default of
+    None means that the parameter has to be given.
+    """
+    listing = {}
+    for name, i in ACTIVATION_IDS.items():
+        entry = fnn_activations[<int>i]
+        listing[name] = {
+            "parameters": {
+                entry.parameter_names[j].decode(): None if isnan(entry.defaults[j])
+                else float(entry.defaults[j])
+                for j in range(entry.n_parameters)
+            },
+            "last_layer_only": bool(entry.last_layer_only),
+        }
+    return listing
+
+
+cdef list feature_names(uint64_t bits):
+    cdef int i = 0
+    names = []
+    while fnn_cpu_feature_name(i) != NULL:
+        if bits >> i & 1:
+            names.append(fnn_cpu_feature_name(i).decode())
+        i += 1
+    return names
+
+
+def cpu_features():
+    """The CPU features that matter here and that CPU and OS have, named as in /proc/cpuinfo."""
+    return feature_names(fnn_cpu_features())
+
+
+def isas():
+    """The ISA names that `isa=` and FASTNN_ISA take here, lowest ceiling first."""
+    return [fnn_isas[i].name.decode() for i in range(fnn_n_isas)
+            if fnn_isa_is_available(&fnn_isas[i])]
+
+
+cdef dict describe(const fnn_row *row):
+    return {
+        "isa": fnn_row_isa(row).decode(),
+        "format": fnn_row_format(row).decode(),
+        "mr": fnn_row_mr(row),
+        "nr": fnn_row_nr(row),
+    }
+
+
+def kernels():
+    """The kernels compiled in, best first: dicts of isa, format, mr and nr (rows and columns of a
+    tile), needs (CPU features) and available (whether this machine has them)."""
+    has = fnn_cpu_features()
+    listing = []
+    for i in range(fnn_n_rows()):
+        needs = fnn_row_needs(fnn_row_at(i))
+        listing.append({**describe(fnn_row_at(i)), "available": needs & ~has == 0,
+                        "needs": feature_names(needs)})
+    return listing
+
+
+def build_info():
+    """How the extension was built: compiler, isas_built, isas_left_out (unknown to the compiler),
+    mode ("release", "debug" or "sanitize")."""
+    return {
+        "compiler": COMPILER.decode(),
+        "isas_built": FNN_BUILD_ISAS.decode().split(","),
+        "isas_left_out": [isa for isa in FNN_BUILD_LEFT_OUT.decode().split(",") if isa],
+        "mode": FNN_BUILD_MODE.decode(),
+    }
+
+
+# ---- ISA ceilings --------------------------------------------------------------------------------
+
+cdef object ceiling(object isa):
+    """The ISA that was asked for, as bytes, or None. Refuses what this machine lacks."""
+    source = "isa"
+    if isa is None:
+        isa = os.environ.get("FASTNN_ISA") or None
+        source = "FASTNN_ISA"
+        if isa is None:
+            return None
+    if not isinstance(isa, str):
+        raise TypeError(f"isa: got {type(isa).__name__}, want a name or None")
+    if isa not in isas():
+        known = [fnn_isas[i].name.decode() for i in range(fnn_n_isas)]
+        problem = "this machine or build lacks" if isa in known else "there is no ISA"
+        raise ValueError(f"{source}: {problem} {isa!r}; here are: {', '.join(isas())}")
+    return isa.encode()
+
+
+cdef const fnn_row *best_row(object isa) except NULL:
+    cdef const fnn_row *row = NULL
+    name = ceiling(isa)
+    fnn_select(NULL if name is None else <const char *>name, b"f32", &row)
+    return row
+
+
+def activate(str name, x, isa=None, **parameters):
+    """The elementwise activation `name` of x (any shape, taken as float32) on kernel `isa`."""
+    cdef float values[2]
+    cdef int i = ACTIVATION_IDS[name]
+    cdef cnp.ndarray y = np.array(x, np.float32, order="C")
+    for j in range(fnn_activations[i].n_parameters):
+        key = fnn_activations[i].parameter_names[j].decode()
+        values[j] = parameters.pop(key, fnn_activations[i].defaults[j])
+    if parameters:
+        raise TypeError(f"activate: {name} has no parameter {', '.join(parameters)}")
+    fnn_activate(best_row(isa), i, values, <float *>cnp.PyArray_DATA(y), cnp.PyArray_SIZE(y))
+    return y
+
+
+def peak_gflops(isa=None, double seconds=0.05):
+    """This core's float32 FMA peak on `isa`, GFLOP/s: the best of several short runs of
+    independent multiply-adds in registers, `seconds` in all."""
+    cdef const fnn_row *row = best_row(isa)
+    cdef double n_flop, best = 0, start = time.perf_counter(), before = start, now
+    while before - start < seconds or best == 0:
+        with nogil:
+            n_flop = fnn_burn(row, 20000)
+        now = time.perf_counter()
+        best = max(best, n_flop / (now - before) * 1e-9)
+        before = now
+    return best
+
+
+# ---- networks ------------------------------------------------------------------------------------
+
+cdef int poll_signals(void *unused) noexcept with gil:
+    return PyErr_CheckSignals() != 0
+
+
+cdef int raise_pending() except -1:
+    """Poll_signals has set the exception; -1 makes Cython raise it."""
+    return -1
+
+
+cdef int describe_layer(fnn_dense *to, object layer, cnp.ndarray weight, cnp.ndarray bias) except -1:
+    # The Dense record holds C-contiguous float32 arrays.
+    to.n_inputs, to.n_outputs = weight.shape[0], weight.shape[1]
+    to.weight = <const float *>cnp.PyArray_DATA(weight)
+    to.stride_input, to.stride_output = weight.shape[1], 1
+    to.bias = <const float *>cnp.PyArray_DATA(bias)
+    to.activation = ACTIVATION_IDS[layer.activation]
+    for j, value in enumerate(layer.parameters.values()):
+        to.parameters[j] = value
+    return 0
+
+
+cdef cnp.ndarray contiguous(object array):
+    return np.ascontiguousarray(array, np.float32)
+
+
+cdef object overlaps(cnp.ndarray a, cnp.ndarray b):
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+cdef class Network:
+    """A packed network; `fastnn.Model` is the class to use.
+
+    layers: Dense records. pixel_weight, pixel_bias: the first layer as uint8 input sees it, or None:
+    uint8 input takes the first layer as it is, and so may other integers. classes: what labels
+    stand for, or None: themselves. isa: the ceiling, or None: FASTNN_ISA, else the best there is.
+    """
+
+    def __init__(self, layers, *, pixel_weight=None, pixel_bias=None, classes=None,
+                 task="classify", isa=None):
+        cdef int n_layers = len(layers), where = 0
+        cdef fnn_dense *records
+        cdef fnn_dense *pixel = NULL
+        cdef fnn_network *network = NULL
+        cdef fnn_status status
+        if self.network != NULL:
+            raise RuntimeError("__init__: the network exists already and never changes")
+        name = ceiling(isa)
+        kept = [(contiguous(layer.weight), contiguous(layer.bias)) for layer in layers]
+        records = <fnn_dense *>PyMem_Calloc(n_layers + 1, sizeof(fnn_dense))
+        if records == NULL:
+            raise MemoryError()
+        try:
+            for i, layer in enumerate(layers):
+                describe_layer(&records[i], layer, kept[i][0], kept[i][1])
+            if pixel_weight is not None:
+                pixel_weight, pixel_bias = contiguous(pixel_weight), contiguous(pixel_bias)
+                pixel = &records[n_layers]
+                describe_layer(pixel, layers[0], pixel_weight, pixel_bias)
+            status = fnn_network_create(records, n_layers, pixel,
+                                        NULL if name is None else <const char *>name,
+                                        &network, &where)
+        finally:
+            PyMem_Free(records)
+        if status == FNN_NO_MEMORY:
+            raise MemoryError("the network's weights do not fit into memory")
+        if status != FNN_OK:
+            layer_name = f"layers[{where}]" if where >= 0 else "the first layer with scale, mean, std"
+            problem = {FNN_NOT_FINITE: "holds NaN or infinity", FNN_BAD_SHAPE: "has a bad shape",
+                       FNN_BAD_ACTIVATION: "has an activation for the last layer only"}
+            raise ValueError(f"{layer_name} {problem.get(status, 'was refused')}")
+        self.network = network
+        self.n_inputs = kept[0][0].shape[0]
+        self.n_outputs = kept[n_layers - 1][0].shape[1]
+        self.shapes = tuple(weight.shape[1] for weight, _ in kept)
+        self.last_activation = ACTIVATION_IDS[layers[n_layers - 1].activation]
+        self.is_regression = task == "regress"
+        self.takes_pixels_only = pixel_weight is not None
+        self.keeps_zeros = os.environ.get("FASTNN_SKIP") == "0"
+        n_classes = max(self.n_outputs, 2)
+        if classes is not None and not (classes.dtype == np.int64
+                                        and np.array_equal(classes, np.arange(n_classes))):
+            self.class_values = classes
+        self.label_dtype = np.dtype(np.int64) if classes is None else classes.dtype
+
+    def __dealloc__(self):
+        fnn_network_free(self.network)
+
+    @property
+    def nbytes(self):
+        """Bytes of the packed weights and biases, padding included."""
+        self.check_built()
+        return fnn_network_bytes(self.network)
+
+    @property
+    def kernels(self):
+        """The kernel of each layer: dicts of isa, format, mr, nr."""
+        self.check_built()
+        return tuple(describe(fnn_network_row(self.network, i)) for i in range(len(self.shapes)))
+
+    def check_built(self):
+        if self.network == NULL:
+            raise RuntimeError(f"{type(self).__name__}.__init__ has not been called")
+
+    # -- the four verbs; cdef run() does the work ------------------------------------------------
+
+    def predict(self, x, *, out=None, threads=None):
+        """The label of each row: int64 (n,), or of the dtype of `classes_`; a regression gives
+        `forward` instead.
+
+        x: rows of uint8 pixels, or of floats in the network's units; (n, ...) with n_inputs values
+        a row, or one row of n_inputs values in any shape. out: an array for the answer. threads:
+        1..1024, None for the default. Raises TypeError or ValueError for what does not fit.
+
+        The label is that of the largest z for identity, sigmoid, tanh and softmax outputs, of the
+        largest output otherwise; ties and NaN as np.argmax. One output: the second class iff z > 0.
+        """
+        if self.is_regression:
+            return self.run("predict", x, out, threads, FNN_OUTPUTS)
+        return self.run("predict", x, out, threads, FNN_LABELS)
+
+    def forward(self, x, *, out=None, threads=None):
+        """The outputs of the last layer: float32 (n, n_outputs), or (n,) for one output.
+        Arguments as of `predict`."""
+        return self.run("forward", x, out, threads, FNN_OUTPUTS)
+
+    def decision_function(self, x, *, out=None, threads=None):
+        """z of the last layer, before its activation: float32 (n, n_outputs), or (n,) for one
+        output. Arguments as of `predict`."""
+        return self.run("decision_function", x, out, threads, FNN_LOGITS)
+
+    def predict_proba(self, x, *, out=None, threads=None):
+        """Probabilities: float32 (n, n_outputs); of one sigmoid output (n, 2): 1 - p and p.
+
+        Softmax outputs as they are, log_softmax exponentiated, several sigmoids each for itself.
+        Any other last layer is a TypeError. Arguments as of `predict`.
+        """
+        name = fnn_activations[self.last_activation].name
+        if name not in (b"softmax", b"log_softmax", b"sigmoid"):
+            raise TypeError(
+                f"predict_proba: the last layer's activation is {name.decode()}, which gives no "
+                "probabilities; append a softmax: "
+                "fastnn.Dense(last.weight, last.bias, 'softmax') in place of the last layer"
+            )
+        return self.run("predict_proba", x, out, threads, FNN_PROBABILITIES)
+
+    def top_k(self, x, k, *, out=None, threads=None):
+        """The k best classes of each row: (labels (n, k), scores float32 (n, k)), best first.
+
+        Scores are `forward`'s values, ranked as in `predict`; the lower index first where equal.
+        out: a tuple of two arrays. Other arguments as of `predict`.
+        """
+        cdef fnn_call call
+        cdef cnp.ndarray labels, scores
+        if self.n_outputs == 1 or self.is_regression:
+            raise TypeError("top_k: needs a classifier with two or more outputs")
+        if isinstance(k, bool) or not hasattr(k, "__index__"):
+            raise TypeError(f"top_k: k is {type(k).__name__}, want an integer")
+        if not 1 <= k <= self.n_outputs:
+            raise ValueError(f"top_k: k is {k}, want 1..{self.n_outputs}")
+        kept = self.take_rows("top_k", x, &call)
+        shape = (call.n_rows, int(k))
+        if out is None:
+            out = np.empty(shape, self.label_dtype), np.empty(shape, np.float32)
+        elif not isinstance(out, tuple) or len(out) != 2:
+            raise TypeError("top_k: out is to be a tuple of two arrays: labels, scores")
+        check_out("top_k", "out[0]", out[0], shape, self.label_dtype, kept)
+        check_out("top_k", "out[1]", out[1], shape, np.dtype(np.float32), kept)
+        if overlaps(out[0], out[1]):
+            raise ValueError("top_k: out[0] and out[1] overlap")
+        labels = out[0] if self.class_values is None else np.empty(shape, np.int64)
+        scores = out[1]
+        call.output = FNN_TOP_K
+        call.out = cnp.PyArray_DATA(labels)
+        call.scores = <float *>cnp.PyArray_DATA(scores)
+        call.k = k
+        call.n_threads = self.choose_threads("top_k", threads, call.n_rows)
+        self.forward_rows(&call)
+        if self.class_values is not None:
+            np.take(self.class_values, labels, out=out[0], mode="clip")
+        return out
+
+    def trace(self, x):
+        """Each layer's (z, activation), float32 (n, outputs of the layer); the last activation has
+        the bits of `forward`. x as in `predict`."""
+        cdef fnn_call call
+        cdef int n_layers = len(self.shapes)
+        cdef float **pointers
+        kept = self.take_rows("trace", x, &call)
+        steps = [(np.empty((call.n_rows, n), np.float32), np.empty((call.n_rows, n), np.float32))
+                 for n in self.shapes]
+        pointers = <float **>PyMem_Calloc(2 * n_layers, sizeof(float *))
+        if pointers == NULL:
+            raise MemoryError()
+        try:
+            for i, (z, a) in enumerate(steps):
+                pointers[i] = <float *>cnp.PyArray_DATA(z)
+                pointers[n_layers + i] = <float *>cnp.PyArray_DATA(a)
+            call.trace_z = pointers
+            call.trace_a = pointers + n_layers
+            self.forward_rows(&call)
+        finally:
+            PyMem_Free(pointers)
+        return steps
+
+    def warmup(self):
+        """Run one row of zeros, so that the next call finds memory touched and allocated."""
+        self.run("warmup", np.zeros((1, self.n_inputs), np.float32), None, 1, FNN_LOGITS)
+
+    def _work(self, x, threads=None):
+        """What a forward pass over x does: executed and effective (dense) multiply-adds, and the
+        number of threads that took part."""
+        cdef fnn_call call
+        cdef fnn_work work
+        kept = self.take_rows("_work", x, &call)
+        out = np.empty((call.n_rows, self.n_outputs), np.float32)
+        call.output = FNN_LOGITS
+        call.out = cnp.PyArray_DATA(out)
+        call.n_threads = self.choose_threads("_work", threads, call.n_rows)
+        call.work = &work
+        self.forward_rows(&call)
+        return {"executed": work.executed, "effective": work.effective,
+                "n_threads": work.n_threads}
+
+    # -- below: arrays to fnn_call -----------------------------------------------------------------
+
+    cdef object run(self, str what, object x, object out, object threads, fnn_output output):
+        cdef fnn_call call
+        cdef cnp.ndarray target
+        cdef cnp.npy_intp shape[2]
+        cdef int n_dimensions = 2
+        cdef int dtype = cnp.NPY_FLOAT32
+        kept = self.take_rows(what, x, &call)
+        shape[0], shape[1] = call.n_rows, self.n_outputs
+        if output == FNN_LABELS:
+            n_dimensions = 1
+            dtype = cnp.NPY_INT64
+        elif self.n_outputs == 1:
+            if output != FNN_PROBABILITIES:
+                n_dimensions = 1
+            elif fnn_activations[self.last_activation].last_layer_only == 0:
+                shape[1] = 2
+        is_mapped = output == FNN_LABELS and self.class_values is not None
+        if out is not None:
+            check_out(what, "out", out, (shape[0], shape[1])[:n_dimensions],
+                      self.label_dtype if output == FNN_LABELS else np.dtype(np.float32), kept)
+        if out is None or is_mapped:
+            target = cnp.PyArray_EMPTY(n_dimensions, shape, dtype, 0)
+        else:
+            target = out
+        call.output = output
+        call.out = cnp.PyArray_DATA(target)
+        call.n_threads = self.choose_threads(what, threads, call.n_rows)
+        self.forward_rows(&call)
+        if is_mapped:
+            return np.take(self.class_values, target, out=out, mode="clip")
+        return target
+
+    cdef object take_rows(self, str what, object x, fnn_call *call):
+        """Describe x in `call` (everything else in it is zeroed); the array that keeps it alive."""
+        cdef cnp.ndarray rows
+        cdef int64_t n_columns = 1
+        cdef int i
+        if self.network == NULL:
+            self.check_built()
+        memset(call, 0, sizeof(fnn_call))
+        call.keep_zeros = self.keeps_zeros
+        if not cnp.PyArray_CheckExact(x):
+            x = as_array(what, x)
+        rows = x
+        i = cnp.PyArray_TYPE(rows)
+        if (i != cnp.NPY_UINT8 and i != cnp.NPY_FLOAT32) or not cnp.PyArray_ISBEHAVED_RO(rows):
+            rows = self.converted(what, rows)
+        call.dtype = FNN_U8 if cnp.PyArray_TYPE(rows) == cnp.NPY_UINT8 else FNN_F32
+        for i in range(1, cnp.PyArray_NDIM(rows)):
+            n_columns *= cnp.PyArray_DIM(rows, i)
+        if cnp.PyArray_NDIM(rows) >= 2 and n_columns == self.n_inputs:
+            if cnp.PyArray_NDIM(rows) > 2 and not cnp.PyArray_IS_C_CONTIGUOUS(rows):
+                rows = flattened_columns(rows)
+            call.n_rows = cnp.PyArray_DIM(rows, 0)
+            call.row_stride = cnp.PyArray_STRIDE(rows, 0)
+            call.column_stride = (cnp.PyArray_STRIDE(rows, 1) if cnp.PyArray_NDIM(rows) == 2
+                                  else cnp.PyArray_ITEMSIZE(rows))
+        elif cnp.PyArray_SIZE(rows) == self.n_inputs:
+            if cnp.PyArray_NDIM(rows) != 1 and not cnp.PyArray_IS_C_CONTIGUOUS(rows):
+                rows = np.ascontiguousarray(rows)
+            call.n_rows = 1
+            call.column_stride = (cnp.PyArray_STRIDE(rows, 0) if cnp.PyArray_NDIM(rows) == 1
+                                  else cnp.PyArray_ITEMSIZE(rows))
+        else:
+            shape = tuple((<object>rows).shape)
+            if len(shape) >= 2:
+                raise ValueError(f"{what}: x has {n_columns} columns (shape {shape}), "
+                                 f"the network takes {self.n_inputs}")
+            raise ValueError(f"{what}: x has {rows.size} values (shape {shape}), "
+                             f"the network takes {self.n_inputs} a row")
+        call.x = cnp.PyArray_DATA(rows)
+        return rows
+
+    def converted(self, what, rows):
+        """uint8 or float32 rows, aligned and of native byte order, from an array of another kind."""
+        kind = rows.dtype.kind
+        if rows.dtype == np.uint8 or kind == "f" or rows.dtype.name == "bfloat16":
+            return rows.astype(np.uint8 if kind == "u" else np.float32, order="C")
+        if kind not in "biu":
+            raise TypeError(f"{what}: x has dtype {rows.dtype}, want uint8 or a float type")
+        if self.takes_pixels_only:
+            raise TypeError(
+                f"{what}: x has dtype {rows.dtype}, which is ambiguous for a network with a scale, "
+                "mean or std: give pixels as uint8, or floats in the network's own units"
+            )
+        return rows.astype(np.float32, order="C")
+
+    cdef int choose_threads(self, str what, object threads, int64_t n_rows) except -1:
+        if threads is None:
+            if not fnn_may_split(self.network, n_rows):
+                return 1
+            from fastnn.cpus import default_threads
+            return default_threads()
+        if isinstance(threads, bool) or not hasattr(threads, "__index__"):
+            raise TypeError(f"{what}: threads is {type(threads).__name__}, want an integer or None")
+        if not 1 <= threads <= 1024:
+            raise ValueError(f"{what}: threads is {threads}, want 1..1024")
+        return threads
+
+    cdef int forward_rows(self, fnn_call *call) except -1:
+        cdef fnn_status status
+        call.poll = poll_signals
+        # For a call of a few microseconds, giving the GIL away and asking for it back costs more
+        # than it gives to others.
+        if fnn_is_brief(self.network, call.n_rows):
+            status = fnn_forward(self.network, call)
+        else:
+            with nogil:
+                status = fnn_forward(self.network, call)
+        if status == FNN_INTERRUPTED:
+            raise_pending()
+        if status == FNN_NO_MEMORY:
+            raise MemoryError("no memory for the workspace")
+        return 0
+
+
+cdef cnp.ndarray flattened_columns(cnp.ndarray rows):
+    """(n, ...) to (n, columns), without a copy where each row is contiguous."""
+    return (<object>rows).reshape(rows.shape[0], -1)
+
+
+cdef object as_array(str what, object x):
+    """An ndarray of what is none, or is of a subclass: lists, buffers, __array__, DLPack."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{what}: x is a masked array; fill it first: x.filled(value)")
+    if isinstance(x, (bytes, bytearray)):
+        x = memoryview(x)
+    if (hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
+            and not isinstance(x, np.ndarray)):
+        try:
+            array = np.from_dlpack(x)
+        except (RuntimeError, BufferError) as error:
+            raise TypeError(f"{what}: x is a {type(x).__name__} that is not on the CPU: "
+                            f"{error}") from error
+    else:
+        try:
+            array = np.asarray(x)
+        except ValueError as error:
+            raise ValueError(f"{what}: x is no array of numbers: {error}") from error
+    return array if type(array) is np.ndarray else array.view(np.ndarray)
+
+
+cdef int check_out(str what, str name, object out, tuple shape, cnp.dtype dtype,
+                   cnp.ndarray x) except -1:
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{what}: {name} is {type(out).__name__}, want a NumPy array")
+    if out.dtype != dtype:
+        raise TypeError(f"{what}: {name} has dtype {out.dtype}, want {dtype}")
+    if (<tuple>out.shape) != shape:
+        raise ValueError(f"{what}: {name} has shape {out.shape}, want {shape}")
+    if not cnp.PyArray_ISCARRAY(<cnp.ndarray>out):
+        flags = out.flags
+        problem = ("read-only" if not flags.writeable else "not C-contiguous"
+                   if not flags.c_contiguous else "not aligned or not of native byte order")
+        raise ValueError(f"{what}: {name} is {problem}")
+    if overlaps(out, x):
+        raise ValueError(f"{what}: {name} overlaps x")
+    return 0

@@ -1,0 +1,63 @@
+"""How many threads a call gets when nobody says: what the operating system lets this process use.
+
+Invariant: read anew at each question, for affinity and quota may change while a process runs; the
+engine asks only for calls worth several hundred microseconds.
+"""
+
+import os
+from pathlib import Path
+
+__all__ = ["default_threads"]
+
+
+def default_threads() -> int:
+    """FASTNN_NUM_THREADS (1..1024) if set; else the CPUs of the affinity mask, at most the cgroup's
+    CPU quota rounded down, at least 1. Raises ValueError for a bad FASTNN_NUM_THREADS."""
+    named = os.environ.get("FASTNN_NUM_THREADS")
+    if named:
+        if not (named.isascii() and named.isdigit() and 1 <= int(named) <= 1024):
+            raise ValueError(f"FASTNN_NUM_THREADS: got {named!r}, want 1..1024")
+        return int(named)
+    n_cpus = len(os.sched_getaffinity(0))
+    quota = _quota()
+    return n_cpus if quota is None else max(1, min(n_cpus, int(quota)))
+
+
+def _quota(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """CPUs' worth of time that this process's cgroup and those above it allow; None: no limit."""
+    try:
+        lines = proc.read_text().splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for line in lines:  # hierarchy:controllers:path
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            quotas += _along(root, path, _quota_v2)
+        elif "cpu" in controllers.split(","):
+            quotas += _along(root / controllers, path, _quota_v1)
+    return min(quotas, default=None)
+
+
+def _along(root: Path, path: str, read) -> list[float]:
+    """The quotas of a cgroup and its ancestors. In a container the own path may not be visible;
+    then the mount's root is the container's."""
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    found = [read(root.joinpath(*parts[:n])) for n in range(len(parts) + 1)]
+    return [quota for quota in found if quota is not None]
+
+
+def _quota_v2(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        return None if quota <= 0 else quota / int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
