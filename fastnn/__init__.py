@@ -7,11 +7,12 @@ first named.
 
 import importlib
 
-from fastnn._core import activations, cpu_features, kernels, self_test
+from fastnn._core import activations, cpu_features, kernels
 from fastnn._version import __version__
 from fastnn.errors import LoadError
 from fastnn.layers import Dense
 from fastnn.model import Model, load, models
+from fastnn.selftest import self_test
 
 __all__ = [
     "Dense",

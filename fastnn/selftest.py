@@ -1,0 +1,77 @@
+"""The engine checks itself: every kernel that this machine has against the scalar one.
+
+Invariant: compares bits, not closeness, as the promise is "same row, same bits"; NaNs are equal.
+Takes some 50 ms, writes nothing, and raises on the first difference.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnn import _core
+from fastnn.layers import Dense
+
+__all__ = ["self_test"]
+
+
+def self_test() -> list[dict[str, object]]:
+    """Check each available kernel; returns a dict of isa, format and n_checked (floats compared).
+
+    Raises RuntimeError naming the ISA, the network and the row of the first difference.
+    """
+    rng = np.random.Generator(np.random.PCG64(20))
+    cases = [(_network(rng, sizes), _rows(rng, sizes[0])) for sizes in _SIZES]
+    samples = rng.standard_normal(1000).astype(np.float32) * np.float32(20)
+    report = []
+    for kernel in _core.kernels():
+        if not kernel["available"]:
+            continue
+        n_checked = 0
+        for layers, x in cases:
+            sizes = "-".join(str(layer.n_outputs) for layer in layers)
+            got = _core.Network(layers, isa=kernel["isa"]).forward(x, threads=1)
+            want = _core.Network(layers, isa="scalar").forward(x, threads=1)
+            _compare(got, want, f"kernel {kernel['isa']}: network {len(x[0])}-{sizes}")
+            n_checked += got.size
+        for name, about in _core.activations().items():
+            parameters = {
+                key: i - 1.0 if default is None else default
+                for i, (key, default) in enumerate(about["parameters"].items())
+            }
+            got = _core.activate(name, samples, kernel["isa"], **parameters)
+            want = _core.activate(name, samples, "scalar", **parameters)
+            _compare(got, want, f"kernel {kernel['isa']}: activation {name}")
+            n_checked += got.size
+        report.append({"isa": kernel["isa"], "format": kernel["format"], "n_checked": n_checked})
+    return report
+
+
+_SIZES = [(1, 1), (5, 3), (70, 40, 9), (129, 65, 33, 17, 2)]
+
+
+def _network(rng: np.random.Generator, sizes: tuple[int, ...]) -> list[Dense]:
+    return [
+        Dense(
+            rng.standard_normal((n_inputs, n_outputs)),
+            rng.standard_normal(n_outputs),
+            "relu" if i + 2 < len(sizes) else "identity",
+        )
+        for i, (n_inputs, n_outputs) in enumerate(zip(sizes, sizes[1:], strict=False))
+    ]
+
+
+def _rows(rng: np.random.Generator, n_inputs: int) -> npt.NDArray[np.float32]:
+    """A batch that takes every size of tile, half of it zeros, with some awkward rows."""
+    x = rng.standard_normal((53, n_inputs)).astype(np.float32)
+    x[rng.random(x.shape) < 0.5] = 0
+    x[3], x[7], x[11], x[13] = -0.0, 1e-40, np.nan, np.inf
+    return x
+
+
+def _compare(got: npt.NDArray[np.float32], want: npt.NDArray[np.float32], what: str) -> None:
+    same = (got.view(np.int32) == want.view(np.int32)) | (np.isnan(got) & np.isnan(want))
+    if not same.all():
+        row = int(np.argwhere(~same)[0][0])
+        raise RuntimeError(
+            f"self_test: {what} differs from the scalar kernel in row {row}: this CPU or this "
+            "build computes wrongly; set FASTNN_ISA=scalar and report it"
+        )
