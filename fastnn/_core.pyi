@@ -1,0 +1,87 @@
+"""Types of the compiled module; the docstrings are in _core.pyx."""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnn.layers import Dense
+
+class ActivationInfo(TypedDict):
+    parameters: dict[str, float | None]
+    last_layer_only: bool
+
+class KernelInfo(TypedDict):
+    isa: str
+    format: str
+    mr: int
+    nr: int
+
+class KernelListing(KernelInfo):
+    needs: list[str]
+    available: bool
+
+class BuildInfo(TypedDict):
+    compiler: str
+    isas_built: list[str]
+    isas_left_out: list[str]
+    mode: str
+
+class Work(TypedDict):
+    executed: int
+    effective: int
+    n_threads: int
+
+_Float32 = npt.NDArray[np.float32]
+
+def activations() -> dict[str, ActivationInfo]: ...
+def cpu_features() -> list[str]: ...
+def isas() -> list[str]: ...
+def kernels() -> list[KernelListing]: ...
+def build_info() -> BuildInfo: ...
+def activate(
+    name: str, x: npt.ArrayLike, isa: str | None = None, **parameters: float
+) -> _Float32: ...
+def peak_gflops(isa: str | None = None, seconds: float = 0.05) -> float: ...
+
+class Network:
+    n_inputs: int
+    n_outputs: int
+    def __init__(
+        self,
+        layers: Sequence[Dense],
+        *,
+        pixel_weight: _Float32 | None = None,
+        pixel_bias: _Float32 | None = None,
+        classes: npt.NDArray[Any] | None = None,
+        task: str = "classify",
+        isa: str | None = None,
+    ) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def kernels(self) -> tuple[KernelInfo, ...]: ...
+    def predict(
+        self, x: Any, *, out: npt.NDArray[Any] | None = None, threads: int | None = None
+    ) -> npt.NDArray[Any]: ...
+    def forward(
+        self, x: Any, *, out: _Float32 | None = None, threads: int | None = None
+    ) -> _Float32: ...
+    def decision_function(
+        self, x: Any, *, out: _Float32 | None = None, threads: int | None = None
+    ) -> _Float32: ...
+    def predict_proba(
+        self, x: Any, *, out: _Float32 | None = None, threads: int | None = None
+    ) -> _Float32: ...
+    def top_k(
+        self,
+        x: Any,
+        k: int,
+        *,
+        out: tuple[npt.NDArray[Any], _Float32] | None = None,
+        threads: int | None = None,
+    ) -> tuple[npt.NDArray[Any], _Float32]: ...
+    def trace(self, x: Any) -> list[tuple[_Float32, _Float32]]: ...
+    def warmup(self) -> None: ...
+    def _work(self, x: Any, threads: int | None = None) -> Work: ...
