@@ -186,7 +186,7 @@ class Model(Network):
         titles = ("layer", "shape", "activation", "parameters", "bytes", "kernel")
         return "\n".join(
             [
-                f"{self.n_inputs} inputs, {self.n_outputs} outputs, {_task_text(self)}",
+                f"inputs {self.n_inputs}, outputs {self.n_outputs}, {_task_text(self)}",
                 text.table(titles, rows, right=(0, 3, 4)),
                 f"{self.n_parameters:,} parameters; {self.nbytes:,} bytes packed for this CPU",
                 f"uint8 p is read as {_units_text(self)}",
@@ -413,7 +413,11 @@ def _task_text(model: Model) -> str:
 
 
 def _units_text(model: Model) -> str:
-    def shown(value: float | npt.NDArray[np.float64]) -> str:
-        return f"{value:g}" if isinstance(value, float) else "(one per input)"
-
-    return f"(p*{shown(model.scale)} - {shown(model.mean)})/{shown(model.std)}"
+    if not all(isinstance(value, float) for value in (model.scale, model.mean, model.std)):
+        return "(p*scale - mean)/std, one set per input"
+    inverse = 1 / model.scale
+    text = f"p/{inverse:g}" if inverse > 1 and inverse.is_integer() else f"p*{model.scale:g}"
+    text = text.removesuffix("*1")
+    if model.mean:
+        text = f"({text} - {model.mean:g})"
+    return text if model.std == 1 else f"{text}/{model.std:g}"

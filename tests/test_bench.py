@@ -121,8 +121,12 @@ def test_sweep(model):
 
 @pytest.mark.parametrize(
     ("changed", "message"),
-    [({"batch": 0}, "batch is 0"), ({"seconds": 0}, "seconds is 0"), ({"rows": []}, "rows is empty")],
-)  # fmt: skip
+    [
+        ({"batch": 0}, "batch is 0"),
+        ({"seconds": 0}, "seconds is 0"),
+        ({"rows": []}, "rows is empty"),
+    ],
+)
 def test_refuses(model, changed, message):
     arguments = {"rows": np.zeros((3, 40), np.float32), "batch": 1, "seconds": 0.1, **changed}
     with pytest.raises(ValueError, match=message):

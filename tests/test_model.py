@@ -754,9 +754,25 @@ def test_repr_and_summary():
     summary = model.summary()
     for expected in (
         "784 x 128", "128 x 10", "leaky_relu(alpha=0.01)", "100,480", "1,290", "101,770",
-        f"{model.nbytes:,}", model.kernels[0]["isa"], "softmax", "0.00392157",
+        f"{model.nbytes:,}", model.kernels[0]["isa"], "softmax", "uint8 p is read as p/255",
     ):  # fmt: skip
         assert expected in summary
+
+
+@pytest.mark.parametrize(
+    ("units", "text"),
+    [
+        ({}, "p"),
+        ({"scale": 1 / 255}, "p/255"),
+        ({"scale": 0.25, "mean": 0.5, "std": 2}, "(p/4 - 0.5)/2"),
+        ({"scale": 3.0}, "p*3"),
+        ({"mean": -1}, "(p - -1)"),
+        ({"std": 0.5}, "p/0.5"),
+        ({"mean": [1, 2]}, "(p*scale - mean)/std, one set per input"),
+    ],
+)
+def test_summary_of_units(units, text):
+    assert Model([dense(2, 1)], **units).summary().endswith(f"uint8 p is read as {text}")
 
 
 def test_properties_are_read_only(network):

@@ -123,15 +123,13 @@ def trace(
         for line in _layer_lines(layer, values, z[0], activation[0]):
             result(f"  {line}")
         values = activation[0]
-    result(f"\npredict: {answer}")
+    result(f"\npredict: {answer!s}")
 
 
 def _row(model: fastnn.Model, inputs: tuple[float, ...]) -> tuple[np.ndarray, str]:
     if inputs:
         if len(inputs) != model.n_inputs:
-            raise UsageError(
-                f"trace: {len(inputs)} inputs given, the network takes {model.n_inputs}"
-            )
+            raise UsageError(f"trace: {len(inputs)} given, the network takes {model.n_inputs}")
         return np.array([inputs], np.float32), "as given"
     if model.n_inputs == 784:
         images, labels = mnist.sample()
@@ -166,7 +164,7 @@ def _layer_lines(layer: fastnn.Dense, x: np.ndarray, z: np.ndarray, a: np.ndarra
         ]
     lines = []
     for j in range(layer.n_outputs):
-        terms = [f"{_number(layer.bias[j])}"]
+        terms = [_number(layer.bias[j])]
         terms += [f"{_number(w)}*{_number(v)}" for w, v in zip(layer.weight[:, j], x, strict=True)]
         lines.append(f"z{j} = {' + '.join(terms)} = {_number(z[j])}")
         if not is_whole:
@@ -177,7 +175,7 @@ def _layer_lines(layer: fastnn.Dense, x: np.ndarray, z: np.ndarray, a: np.ndarra
 
 
 def _number(value: float) -> str:
-    shown = f"{value:.8g}"
+    shown = str(np.float32(value)).removesuffix(".0")  # the shortest that means this float32
     return f"({shown})" if shown.startswith("-") else shown
 
 

@@ -1,0 +1,573 @@
+"""The command line: what each command prints, where, and the status it ends with.
+
+Invariant: run as a user would, through `fastnn.__main__.main` or as a process of its own; results
+are read from stdout, which holds nothing else.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fastnn
+from fastnn import Dense, Model, idx, mnist
+from fastnn.__main__ import main
+from fastnn.cli import evaluate, output
+
+PYTHON = sys.executable
+COMMAND = [PYTHON, "-m", "fastnn"]
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command line in this process: (status, stdout, stderr)."""
+
+    def run(*tokens):
+        status = main([str(token) for token in tokens])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def no_mnist(monkeypatch, tmp_path):
+    """Without MNIST, unless a test brings it."""
+    monkeypatch.delenv("FASTNN_MNIST", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def xor(tmp_path_factory):
+    """XOR by steps, in a file."""
+    path = tmp_path_factory.mktemp("models") / "xor.npz"
+    hidden = Dense([[1, 1], [1, 1]], [-0.5, -1.5], "step")
+    Model([hidden, Dense([[1], [-1]], [-0.5], "step")]).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sigmoid_neuron(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "neuron.safetensors"
+    Model([Dense([[0.4], [-2]], [0.5], "sigmoid")], classes=["no", "yes"]).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "line.safetensors"
+    Model([Dense([[2.0], [1.0]], [0.5])]).save(path)
+    return path
+
+
+@pytest.fixture
+def digit(tmp_path):
+    """A picture of the first digit of the sample, a 0."""
+    path = tmp_path / "zero.png"
+    Image.fromarray(mnist.sample()[0][0]).save(path)
+    return path
+
+
+# --- the frame ------------------------------------------------------------------------------
+
+
+def test_help_names_every_command(run):
+    status, out, err = run("--help")
+    assert (status, err) == (0, "")
+    for command in ("info", "models", "summary", "trace", "predict", "evaluate", "bench", "data"):
+        assert f" {command} " in out
+
+
+@pytest.mark.parametrize(
+    "command", ["info", "models", "summary", "trace", "predict", "evaluate", "bench", "data fetch"]
+)
+def test_help_of_each_command(run, command):
+    status, out, err = run(*command.split(), "--help")
+    assert (status, err) == (0, "")
+    assert f"Usage: fastnn {command}" in out
+
+
+def test_version(run):
+    assert run("--version") == (0, f"fastnn {fastnn.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["predic", "mnist-small"],
+        ["summary"],
+        ["summary", "a", "b"],
+        ["info", "--colour"],
+        ["trace", "mnist-small", "one"],
+        ["bench", "mnist-small", "--batch", "0"],
+        ["bench", "mnist-small", "--seconds", "-1"],
+        ["bench", "mnist-small", "--rows", "zeros"],
+        ["predict", "mnist-small"],
+        ["data", "upload"],
+    ],
+)
+def test_a_wrong_command_line_is_status_2(run, tokens):
+    status, out, err = run(*tokens)
+    assert (status, out) == (2, "")
+    assert err.startswith("fastnn: ")
+    assert "--help" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (["summary", "minst-small"], "no bundled model 'minst-small'"),
+        (["summary", "./none.npz"], "none.npz"),
+        (["summary", "mnist-small", "--isa", "sse9"], "sse9"),
+        (["evaluate", "mnist-small", "--data", "nowhere"], "not found in nowhere"),
+        (["predict", "mnist-small", "none.png"], "none.png"),
+        (["evaluate", "mnist-small", "--threads", "0"], "threads"),
+    ],
+)
+def test_a_failure_is_one_line_and_status_1(run, tokens, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(*tokens)
+    assert (status, out) == (1, "")
+    assert message in err
+    assert err.startswith("fastnn: ")
+    assert "Traceback" not in err
+    assert "Errno" not in err
+
+
+def test_a_broken_model_file(run, tmp_path):
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 and nothing more")
+    status, out, err = run("summary", tmp_path / "broken.npz")
+    assert (status, out) == (1, "")
+    assert "broken.npz" in err
+
+
+def test_a_bug_shows_its_traceback(run, monkeypatch):
+    def broken():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("fastnn.cli.show.about", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("info")
+
+
+@pytest.mark.parametrize("missing", ["cyclopts", "rich"])
+def test_without_the_extra(run, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    status, out, err = run()
+    assert status == 0
+    assert fastnn.__version__ in out
+    assert "scalar" in out
+    assert "fastnn[cli]" in err
+    status, _, err = run("predict", "mnist-small", "x.png")
+    assert status == 1
+    assert "fastnn[cli]" in err
+
+
+def test_as_a_module():
+    done = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"fastnn {fastnn.__version__}\n"
+    failed = subprocess.run([*COMMAND, "summary", "no"], capture_output=True, text=True)
+    assert failed.returncode == 1
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path):
+    many = tmp_path / "many.npy"
+    np.save(many, np.zeros((60_000, 784), np.uint8))
+    command = subprocess.Popen(
+        [*COMMAND, "predict", "mnist-small", many], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    command.stdout.readline()
+    command.stdout.close()
+    error = command.stderr.read()
+    assert command.wait(30) == 1
+    assert error == b""
+    command.stderr.close()
+
+
+def test_ctrl_c():
+    command = subprocess.Popen(
+        [*COMMAND, "bench", "mnist-small", "--seconds", "60"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    time.sleep(2)
+    command.send_signal(signal.SIGINT)
+    out, err = command.communicate(timeout=30)
+    assert command.returncode == 130
+    assert out == b""
+    assert err == b"fastnn: interrupted\n"
+
+
+# --- info, models, summary, trace -----------------------------------------------------------
+
+
+def test_info(run):
+    status, out, err = run("info")
+    assert (status, err) == (0, "")
+    for kernel in fastnn.kernels():
+        assert kernel["isa"] in out
+    facts = json.loads(run("info", "--json")[1])
+    assert facts["fastnn"] == fastnn.__version__
+    assert facts["isa"] in [kernel["isa"] for kernel in facts["kernels"] if kernel["available"]]
+    assert facts["threads"] >= 1
+    assert facts["cpu_features"] == fastnn.cpu_features()
+
+
+def test_info_under_a_ceiling(run, monkeypatch):
+    monkeypatch.setenv("FASTNN_ISA", "scalar")
+    facts = json.loads(run("info", "--json")[1])
+    assert facts["isa"] == "scalar"
+    assert facts["environment"]["FASTNN_ISA"] == "scalar"
+    monkeypatch.setenv("FASTNN_ISA", "sse9")
+    status, _, err = run("info")
+    assert status == 1
+    assert "sse9" in err
+
+
+def test_models(run):
+    status, out, err = run("models")
+    assert (status, err) == (0, "")
+    assert "784-128-10" in out
+    listed = json.loads(run("models", "--json")[1])
+    assert [model["name"] for model in listed] == fastnn.models()
+
+
+def test_summary(run):
+    status, out, err = run("summary", "mnist-small")
+    assert (status, err) == (0, "")
+    assert "784 x 128" in out
+    assert "101,770 parameters" in out
+    assert "test_accuracy" in out
+    facts = json.loads(run("summary", "mnist-small", "--json", "--isa", "scalar")[1])
+    assert [layer["kernel"]["isa"] for layer in facts["layers"]] == ["scalar", "scalar"]
+    assert facts["classes"] == list(range(10))
+
+
+def test_trace_of_xor(run, xor):
+    status, out, err = run("trace", xor, 0, 1)
+    assert (status, err) == (0, "")
+    for expected in (
+        "x = [0, 1]",
+        "z0 = (-0.5) + 1*0 + 1*1 = 0.5",
+        "a0 = step(z0) = 1",
+        "z1 = (-1.5) + 1*0 + 1*1 = (-0.5)",
+        "a1 = step(z1) = 0",
+        "z0 = (-0.5) + 1*1 + (-1)*0 = 0.5",
+        "predict: 1",
+    ):
+        assert expected in out
+
+
+def test_trace_takes_negative_numbers(run, line):
+    status, out, _ = run("trace", line, "-1.5", "-2e-1")
+    assert status == 0
+    assert "z0 = 0.5 + 2*(-1.5) + 1*(-0.2) = (-2.7)" in out
+    assert out.endswith("predict: -2.7\n")
+
+
+def test_trace_as_json(run, sigmoid_neuron):
+    status, out, err = run("trace", sigmoid_neuron, 1, 0.25, "--json")
+    assert (status, err) == (0, "")
+    facts = json.loads(out)
+    layer = facts["layers"][0]
+    assert layer["z"] == pytest.approx([0.4])
+    assert layer["a"] == pytest.approx([1 / (1 + np.exp(-0.4))])
+    assert layer["weight"] == [[pytest.approx(0.4)], [-2]]
+    assert facts["predict"] == "yes"
+
+
+def test_trace_without_inputs_says_what_it_takes(run, xor):
+    status, out, err = run("trace", xor)
+    assert status == 0
+    assert err == "no inputs given: all ones\n"
+    assert "x = [1, 1]" in out
+    status, out, err = run("trace", "mnist-small")
+    assert status == 0
+    assert "first bundled digit, a 0" in err
+    assert "layer 1: 128 -> 10, softmax" in out
+    assert len(out) < 4000
+    assert out.endswith("predict: 0\n")
+
+
+def test_trace_counts_its_inputs(run, xor):
+    status, _, err = run("trace", xor, 1)
+    assert status == 2
+    assert "1 given, the network takes 2" in err
+
+
+# --- predict --------------------------------------------------------------------------------
+
+
+def test_predict_pictures(run, digit):
+    status, out, err = run("predict", "mnist-small", digit)
+    assert (status, err) == (0, "")
+    name, _, rest = out.partition(": ")
+    assert name == str(digit)
+    assert rest.startswith("0 (")
+    assert rest.endswith(" %)\n")
+    facts = json.loads(run("predict", "mnist-small", digit, "--json")[1])
+    (answer,) = facts["results"]
+    assert answer["file"] == str(digit)
+    assert answer["label"] == 0
+    assert 0.9 < answer["probability"] <= 1
+    assert facts["errors"] == []
+
+
+def test_predict_inverts(run, tmp_path):
+    """A grey 28x28 picture is left as it is unless told; others by their border."""
+    picture = 255 - mnist.sample()[0][100]  # a 1, dark on light
+    small, large = tmp_path / "small.png", tmp_path / "large.png"
+    Image.fromarray(picture).save(small)
+    Image.fromarray(np.kron(picture, np.ones((8, 8), np.uint8))).save(large)
+
+    def label(*tokens):
+        return json.loads(run("predict", "mnist-small", *tokens, "--json")[1])["results"][0]
+
+    assert label(small, "--invert")["label"] == 1
+    assert label(small) == label(small, "--no-invert")
+    assert label(small)["probability"] != label(small, "--invert")["probability"]
+    assert label(large)["label"] == 1
+    assert label(large) == label(large, "--invert")
+    assert run("predict", "mnist-small", large, "--no-invert")[0] == 1
+
+
+def test_predict_arrays(run, tmp_path):
+    images, _ = mnist.sample()
+    images = images[::100]
+    wanted = fastnn.load("mnist-small").predict(images).tolist()
+    idx.write(tmp_path / "plain-idx3-ubyte", images)
+    idx.write(tmp_path / "packed.gz", images)
+    np.save(tmp_path / "three.npy", images)
+    np.save(tmp_path / "flat.npy", images.reshape(10, 784) / 255)
+    for name in ("plain-idx3-ubyte", "packed.gz", "three.npy", "flat.npy"):
+        path = tmp_path / name
+        facts = json.loads(run("predict", "mnist-small", path, "--json")[1])
+        assert [answer["label"] for answer in facts["results"]] == wanted, name
+        assert [answer["row"] for answer in facts["results"]] == list(range(10))
+        assert run("predict", "mnist-small", path)[1].startswith(f"{path}[0]: {wanted[0]} (")
+
+
+def test_predict_goes_block_by_block(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastnn.cli.predict._BLOCK_ROWS", 7)
+    images, _ = mnist.sample()
+    np.save(tmp_path / "a.npy", images[:50])
+    idx.write(tmp_path / "b.gz", images[:50])
+    status, out, _ = run("predict", "mnist-small", tmp_path / "a.npy", tmp_path / "b.gz", "--json")
+    assert status == 0
+    results = json.loads(out)["results"]
+    assert [answer["row"] for answer in results] == [*range(50), *range(50)]
+    wanted = fastnn.load("mnist-small").predict(images[:50]).tolist()
+    assert [answer["label"] for answer in results] == wanted * 2
+
+
+def test_predict_one_row_and_no_rows(run, tmp_path):
+    np.save(tmp_path / "one.npy", mnist.sample()[0][0])
+    np.save(tmp_path / "none.npy", np.empty((0, 28, 28), np.uint8))
+    status, out, _ = run("predict", "mnist-small", tmp_path / "none.npy", tmp_path / "one.npy")
+    assert status == 0
+    assert out.startswith(f"{tmp_path / 'one.npy'}[0]: 0")
+    assert out.count("\n") == 1
+
+
+def test_one_bad_file_among_many(run, digit, tmp_path):
+    text = tmp_path / "notes.png"
+    text.write_text("not a picture")
+    wrong = tmp_path / "wrong.npy"
+    np.save(wrong, np.zeros((3, 5)))
+    pickled = tmp_path / "pickled.npy"
+    np.save(pickled, np.array([{}], object), allow_pickle=True)
+    bad = [text, wrong, pickled, tmp_path / "missing.png", tmp_path]
+    status, out, err = run("predict", "mnist-small", *bad, digit)
+    assert status == 1
+    assert out.startswith(f"{digit}: 0 (")
+    assert out.count("\n") == 1
+    lines = err.splitlines()
+    assert len(lines) == len(bad)
+    for path, line in zip(bad, lines, strict=True):
+        assert line.startswith(f"fastnn: {path}")
+    status, out, _ = run("predict", "mnist-small", *bad, digit, "--json")
+    facts = json.loads(out)
+    assert [error["file"] for error in facts["errors"]] == [str(path) for path in bad]
+    assert len(facts["results"]) == 1
+
+
+def test_predict_with_other_models(run, xor, sigmoid_neuron, line, digit, tmp_path):
+    points = tmp_path / "points.npy"
+    np.save(points, np.array([[0, 1], [1, 1]], np.float32))
+    assert run("predict", line, points)[1] == f"{points}[0]: 1.5\n{points}[1]: 3.5\n"
+    assert json.loads(run("predict", line, points, "--json")[1])["results"][1]["value"] == 3.5
+    out = run("predict", sigmoid_neuron, points)[1]
+    assert out.splitlines()[0].startswith(f"{points}[0]: no (")
+    status, out, _ = run("predict", xor, points)
+    assert status == 0
+    assert out == f"{points}[0]: 1 (score 0.5)\n{points}[1]: 0 (score -0.5)\n"
+    status, _, err = run("predict", xor, digit)
+    assert status == 1
+    assert "28x28" in err
+
+
+def test_json_has_no_nan(run, line, tmp_path):
+    np.save(tmp_path / "nan.npy", np.array([[np.nan, 1], [np.inf, 1], [1, 1]], np.float32))
+    status, out, _ = run("predict", line, tmp_path / "nan.npy", "--json")
+    assert status == 0
+    values = [answer["value"] for answer in json.loads(out, parse_constant=pytest.fail)["results"]]
+    assert values == [None, None, 3.5]
+
+
+def test_predict_pictures_without_pillow(run, digit, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    status, _, err = run("predict", "mnist-small", digit)
+    assert status == 1
+    assert "fastnn[images]" in err
+
+
+# --- evaluate -------------------------------------------------------------------------------
+
+
+def test_evaluate_on_the_sample(run):
+    status, out, err = run("evaluate")
+    assert status == 0
+    assert "held-out sample of 1,000 training-split digits, not the MNIST test set" in out
+    assert "95 % interval" in out
+    assert "images/s" in out
+    assert "bundled sample" in err
+    assert "\r" not in out
+    status, out, err = run("evaluate", "--json", "--quiet")
+    assert (status, err) == (0, "")
+    facts = json.loads(out)
+    images, labels = mnist.sample()
+    answers = fastnn.load("mnist-small").predict(images)
+    assert facts["n_right"] == np.count_nonzero(answers == labels)
+    assert facts["accuracy"] == facts["n_right"] / 1000
+    confusion = np.array(facts["confusion"])
+    assert confusion.sum(axis=1).tolist() == [100] * 10
+    assert np.trace(confusion) == facts["n_right"]
+    assert confusion[3].tolist() == np.bincount(answers[labels == 3], minlength=10).tolist()
+    low, high = facts["accuracy_95"]
+    assert low < facts["accuracy"] < high
+    assert facts["images_per_s"] > 1000
+
+
+def test_evaluate_on_the_test_set(run, mnist_path):
+    status, out, err = run("evaluate", "mnist-small", "--data", mnist_path)
+    assert (status, err) == (0, "")
+    assert "MNIST test set, 10,000 digits" in out
+    figure = fastnn.load("mnist-small").metadata["test_accuracy"]
+    assert f"{100 * float(figure):.2f} %" in out
+
+
+def test_evaluate_finds_the_files(run, mnist_path, monkeypatch):
+    monkeypatch.setenv("FASTNN_MNIST", str(mnist_path))
+    assert json.loads(run("evaluate", "--json")[1])["n_images"] == 10_000
+
+
+def test_evaluate_refuses_other_models(run, xor, tmp_path):
+    status, _, err = run("evaluate", xor)
+    assert status == 1
+    assert "784 pixels, the model takes 2" in err
+    letters = tmp_path / "letters.npz"
+    Model([Dense(np.ones((784, 3)), np.zeros(3))]).save(letters)
+    status, _, err = run("evaluate", letters)
+    assert status == 1
+    assert "classes are 0, 1, 2" in err
+
+
+def test_wilson():
+    """Against the figures in Wilson's formula worked by hand and its known limits."""
+    assert evaluate.wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    low, high = evaluate.wilson(1000, 1000)
+    assert (low, high) == (pytest.approx(0.99617, abs=1e-5), 1)
+    assert evaluate.wilson(0, 10)[0] == 0
+    assert evaluate.wilson(0, 10)[1] == pytest.approx(0.2775, abs=1e-4)
+
+
+def test_progress_is_drawn_on_a_terminal_only(monkeypatch, capsys):
+    class Terminal:
+        written = ""
+
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            self.written += text
+            return len(text)
+
+        def flush(self):
+            pass
+
+    terminal = Terminal()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", terminal)
+        patched.setenv("TERM", "xterm")
+        with output.progress("counting", 10) as bar:
+            bar.advance(5)
+        drawn = len(terminal.written)
+        with output.progress("counting", 10, quiet=True) as bar:
+            bar.advance(5)
+        assert len(terminal.written) == drawn
+    assert "counting" in terminal.written
+    with output.progress("counting", 10) as bar:
+        bar.advance(5)
+    assert capsys.readouterr() == ("", "")
+
+
+# --- bench, data ----------------------------------------------------------------------------
+
+
+def test_bench(run, xor):
+    status, out, err = run("bench", xor, "--seconds", 0.02, "--batch", 1, "--batch", 32)
+    assert (status, err) == (0, "")
+    for word in ("p50", "p99", "rows/s", "GFLOP/s", "of peak"):
+        assert word in out
+    status, out, _ = run("bench", "mnist-small", "--seconds", 0.02, "--batch", 8, "--json")
+    assert status == 0
+    facts = json.loads(out)
+    assert facts["input"] == "uint8"
+    (timing,) = facts["timings"]
+    assert timing["batch"] == 8
+    assert timing["n_threads"] == 1
+    assert 0 < timing["executed_gflops"] < timing["effective_gflops"]
+
+
+def test_fetch(run, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(mnist, "fetch", lambda to: asked.append(to) or tmp_path)
+    status, out, err = run("data", "fetch")
+    assert (status, out) == (0, f"{tmp_path}\n")
+    assert "11 MB" in err
+    run("data", "fetch", "--to", tmp_path / "here")
+    assert asked == [None, tmp_path / "here"]
+
+
+def test_fetch_that_fails(run, monkeypatch):
+    def fail(to):
+        raise ConnectionError("fetch: no mirror delivered")
+
+    monkeypatch.setattr(mnist, "fetch", fail)
+    status, out, err = run("data", "fetch")
+    assert (status, out) == (1, "")
+    assert "no mirror delivered" in err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (4.56e-5, "45.6 us"), (7.8e-8, "78 ns")],
+)
+def test_durations(seconds, text):
+    assert output.duration(seconds) == text
+
+
+def test_the_script_is_installed():
+    """`fastnn` on the PATH is the same command; only where fastnn is installed."""
+    script = Path(PYTHON).parent / "fastnn"
+    if not script.exists():
+        pytest.skip("fastnn is not installed in this environment, only built in place")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, env=os.environ)
+    assert done.stdout == f"fastnn {fastnn.__version__}\n"
