@@ -74,7 +74,7 @@ def test_linear_regressor():
 def test_perceptron_learns_and():
     model = example("perceptron").build()
     assert model.predict([[0, 0], [0, 1], [1, 0], [1, 1]]).tolist() == [0, 0, 0, 1]
-    assert model.forward([[0, 0], [1, 1]]).ravel().tolist() == [0.0, 1.0]
+    assert model.forward([[0, 0], [1, 1]]).tolist() == [0.0, 1.0]
     assert model.layers[0].activation == "step"
 
 
@@ -83,7 +83,7 @@ def test_sigmoid_neuron():
     rain = [sigmoid(4 * h + 2 * f - 3.5) for h, f in ((0.25, 0.5), (0.75, 1.5))]
     x = [[0.25, 0.5], [0.75, 1.5]]
     np.testing.assert_allclose(model.predict_proba(x), [[1 - p, p] for p in rain], rtol=1e-6)
-    np.testing.assert_allclose(model.forward(x)[:, 0], rain, rtol=1e-6)
+    np.testing.assert_allclose(model.forward(x), rain, rtol=1e-6)
     assert model.predict(x).tolist() == ["dry", "rain"]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 import fastnn
 from fastnn import _core, text
+from fastnn.cpus import default_threads
 
 
 def about() -> dict[str, Any]:
@@ -26,7 +27,7 @@ def about() -> dict[str, Any]:
         "cpu_features": _core.cpu_features(),
         "isa": probe.kernels[0]["isa"],
         "kernels": _core.kernels(),
-        "threads": _core.default_threads(),
+        "threads": default_threads(),
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith("FASTNN_")},
         "build": _core.build_info(),
     }
@@ -45,17 +46,19 @@ def about_text(facts: dict[str, Any]) -> str:
         for kernel in facts["kernels"]
     ]
     build = facts["build"]
-    modes = [mode for mode in ("debug", "sanitize") if build[mode]]
+    mode = "" if build["mode"] == "release" else f", {build['mode']} build"
     lines = [
         f"fastnn   {facts['fastnn']}, Python {facts['python']}, NumPy {facts['numpy']}",
         f"CPU      {facts['cpu']} ({facts['machine']})",
         f"has      {' '.join(facts['cpu_features']) or 'none of the features fastnn knows'}",
         f"ISA      {facts['isa']}",
         f"threads  {facts['threads']}",
-        f"built    {', '.join([build['compiler'], *modes])}",
+        f"built    with {build['compiler']} for {' '.join(build['isas_built'])}{mode}",
     ]
     if build["isas_left_out"]:
-        lines.append(f"without  {' '.join(build['isas_left_out'])} (the compiler lacks them)")
+        lines.append(
+            f"without  {' '.join(build['isas_left_out'])} (the compiler did not know them)"
+        )
     lines += [f"set      {name}={value}" for name, value in facts["environment"].items()]
     table = text.table(("  kernel", "format", "tile", "available", "needs"), rows)
     return "\n".join([*lines, "", table])
