@@ -1,0 +1,155 @@
+"""`ModelFile`: what any format can hold; and how a format says what is wrong with a file.
+
+Invariant: a ModelFile that exists can be written by every format and comes back equal. Whether its
+layers fit each other and its classes fit the outputs is `fastnn.Model`'s question.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnn.layers import Dense
+
+MAX_LAYERS = 256
+MAX_WIDTH = 2**24  # of a layer
+
+TASKS = ("classify", "regress")
+
+T = TypeVar("T")
+Units = float | npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelFile:
+    """The contents of a model file.
+
+    `layers`: `Dense` layers, 1 to 256. `classes`: None, or labels, 1-D (integers, strings or
+    booleans). `task`: "classify", "regress" or None. `scale`, `mean`, `std`: of uint8 input p,
+    read as (p*scale - mean)/std; a float, or float64 of shape (inputs,). `metadata`: strings by
+    name, for people. Raises `TypeError` or `ValueError` for anything else.
+    """
+
+    layers: Sequence[Dense]
+    classes: npt.NDArray[np.generic] | None = None
+    task: str | None = None
+    scale: Units = 1.0
+    mean: Units = 0.0
+    std: Units = 1.0
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        layers = tuple(self.layers)
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Dense):
+                raise TypeError(f"ModelFile: layers[{i}] is a {type(layer).__name__}, not a Dense")
+        if not 1 <= len(layers) <= MAX_LAYERS:
+            raise ValueError(f"ModelFile: {len(layers)} layers, wanted 1 to {MAX_LAYERS}")
+        if self.task not in (None, *TASKS):
+            raise ValueError(f"ModelFile: task is {self.task!r}, wanted None or one of {TASKS}")
+        metadata = dict(self.metadata)
+        for name, value in metadata.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(f"ModelFile: metadata has {name!r}: {value!r}, wanted strings")
+            if not _is_text(name + value):
+                raise ValueError(f"ModelFile: metadata[{name!r}] has half a surrogate pair")
+        widths = [layers[0].n_inputs, *(layer.n_outputs for layer in layers)]
+        if max(widths) > MAX_WIDTH:
+            raise ValueError(f"ModelFile: a layer of width {max(widths)}, wanted 1 to {MAX_WIDTH}")
+        set_field = object.__setattr__  # the record is frozen
+        set_field(self, "layers", layers)
+        set_field(self, "classes", _labels(self.classes))
+        for name in ("scale", "mean", "std"):
+            set_field(self, name, _units(name, getattr(self, name), layers[0].n_inputs))
+        set_field(self, "metadata", metadata)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _labels(classes: npt.ArrayLike | None) -> npt.NDArray[np.generic] | None:
+    if classes is None:
+        return None
+    labels = np.array(classes)
+    if labels.ndim != 1 or labels.dtype.kind not in "iuUb":
+        raise TypeError(
+            f"ModelFile: classes is {labels.dtype} of shape {labels.shape}, "
+            "wanted integers, strings or booleans in one dimension"
+        )
+    if labels.dtype.kind == "U" and not all(map(_is_text, labels.tolist())):
+        raise ValueError("ModelFile: classes has half a surrogate pair")
+    labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)
+    labels.flags.writeable = False
+    return labels
+
+
+def _units(name: str, value: npt.ArrayLike, n_inputs: int) -> Units:
+    numbers = np.array(value)
+    if numbers.dtype.kind not in "iuf" or numbers.shape not in ((), (n_inputs,)):
+        raise ValueError(
+            f"ModelFile: {name} is {numbers.dtype} of shape {numbers.shape}, "
+            f"wanted a real number or ({n_inputs},) of them"
+        )
+    numbers = numbers.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"ModelFile: {name} has NaN or Inf, wanted finite numbers")
+    if not numbers.ndim:
+        return float(numbers)
+    numbers.flags.writeable = False
+    return numbers
+
+
+class Wrong(Exception):
+    """(expected, found): a flaw of a file, told without its name, which `formats.read` adds."""
+
+
+def checked(what: str, build: Callable[[], T]) -> T:
+    """`build()`; what it refuses is the file's fault."""
+    try:
+        return build()
+    except (TypeError, ValueError, OverflowError) as reason:
+        raise Wrong(f"{what} to be sound", str(reason)) from None
+
+
+def quoted(value: object) -> str:
+    """`value` from a hostile file, for a message: short, and without control characters."""
+    try:
+        text = ascii(value)
+    except RecursionError:
+        return "a deep nest"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def json_object(text: str | bytes, what: str) -> dict[str, Any]:
+    """A JSON object without a duplicate key, NaN or Infinity."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+            raise Wrong(f"each key of {what} once", f"{quoted(twice)} twice")
+        return found
+
+    def constant(name: str) -> NoReturn:
+        raise Wrong(f"finite numbers in {what}", name)
+
+    try:
+        # bytes are decoded here: json.loads would guess UTF-16 and UTF-32 as well.
+        decoded = text if isinstance(text, str) else text.decode()
+        found = json.loads(decoded, object_pairs_hook=unique, parse_constant=constant)
+    except (ValueError, RecursionError) as reason:
+        raise Wrong(f"{what} to be JSON", quoted(str(reason))) from None
+    if not isinstance(found, dict):
+        raise Wrong(f"{what} to be a JSON object", quoted(found))
+    return found

@@ -1,0 +1,220 @@
+"""`.npz`: the arrays of a network by their usual names, as `numpy.savez` writes them.
+
+    W0 (inputs, outputs), b0 (outputs,), W1, b1, ...      float32, or float64 rounded to it
+    activations   one string per layer: "relu", or with parameters "leaky_relu(alpha=0.1)"
+    classes, task, scale, mean, std, metadata             optional, as in ModelFile;
+                                                          metadata is one JSON object of strings
+
+Invariant: the .npy headers are read by the one regular expression `_HEADER`, never evaluated, and
+never unpickled; an entry is unpacked only after its header, its declared size and the dtypes that
+are allowed agree. There is no default for `activations`: a guess would give wrong answers.
+
+Source: the .npy format, numpy.lib.format; docs/format.md.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import struct
+import zipfile
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnn.formats.model_file import (
+    MAX_LAYERS,
+    MAX_WIDTH,
+    ModelFile,
+    Wrong,
+    checked,
+    json_object,
+    quoted,
+)
+from fastnn.layers import Dense
+
+FORMAT = "npz"
+
+_OPTIONAL = ("classes", "task", "scale", "mean", "std", "metadata")
+_MAX_HEADER_BYTES = 4096
+_HEADER = re.compile(
+    r"\{'descr': '(?P<order>[<>|])(?P<kind>[fiubU])(?P<size>[1-9]\d{0,8})', "
+    r"'fortran_order': (?P<fortran>True|False), "
+    r"'shape': \((?P<shape>(?:\d{1,19}(?:, \d{1,19})*,?)?)\), \} *\n"
+)
+_KINDS = {"f": (4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "b": (1,)}  # sizes in bytes
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date of zip: the same model gives the same bytes
+_ACTIVATION = re.compile(r"(\w+)(?:\(([^()]*)\))?")
+_PARAMETER = re.compile(r" *(\w+) *= *([-+.\w]+) *")
+
+_Arrays = dict[str, npt.NDArray[Any]]
+
+
+def pieces(model_file: ModelFile) -> list[bytes | memoryview]:
+    """The bytes of the .npz file of `model_file`."""
+    entries: dict[str, npt.ArrayLike] = {}
+    for i, layer in enumerate(model_file.layers):
+        entries |= {f"W{i}": layer.weight, f"b{i}": layer.bias}
+    entries["activations"] = [_activation_text(layer) for layer in model_file.layers]
+    for name in ("scale", "mean", "std", "task", "classes"):
+        if (value := getattr(model_file, name)) is not None:
+            entries[name] = value
+    if model_file.metadata:
+        entries["metadata"] = json.dumps(model_file.metadata)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:  # stored: weights hardly shrink
+        for name, value in entries.items():
+            entry = io.BytesIO()
+            np.save(entry, np.asarray(value), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), entry.getbuffer())
+    return [packed.getbuffer()]
+
+
+def _activation_text(layer: Dense) -> str:
+    values = ", ".join(f"{name}={value!r}" for name, value in layer.parameters.items())
+    return f"{layer.activation}({values})" if values else layer.activation
+
+
+def parse(data: bytes, max_bytes: int) -> ModelFile:
+    """The model in the bytes of an .npz file that unpacks to at most `max_bytes` bytes."""
+    arrays = _unpack(data, max_bytes)
+    if "activations" not in arrays:
+        raise Wrong(
+            "an entry 'activations' with one string per layer, as in numpy.savez(..., W0=..., "
+            'b0=..., activations=["relu", "softmax"]), or a file that Model.save wrote',
+            f"only {quoted(sorted(arrays))}, and activations are not guessed",
+        )
+    texts = _strings(arrays.pop("activations"), "activations")
+    wanted = {f"{letter}{i}" for i in range(len(texts)) for letter in "Wb"}
+    odd = wanted ^ {name for name in arrays if name not in _OPTIONAL}
+    if odd:
+        found = sorted(odd)[0]
+        is_missing = found in wanted
+        raise Wrong(
+            f"W and b of {len(texts)} layers, as activations has {len(texts)} strings",
+            f"no {found}" if is_missing else f"{quoted(found)} as well",
+        )
+    layers = [
+        _layer(f"layer {i}", text, arrays[f"W{i}"], arrays[f"b{i}"]) for i, text in enumerate(texts)
+    ]
+    rest: dict[str, Any] = {name: arrays[name] for name in _OPTIONAL if name in arrays}
+    for name in ("task", "metadata"):
+        if name in rest:
+            (rest[name],) = _strings(rest[name].reshape(-1)[:1], name)
+    if "metadata" in rest:
+        rest["metadata"] = json_object(rest["metadata"], "the metadata")
+    return checked("the model", lambda: ModelFile(layers, **rest))
+
+
+def _strings(array: npt.NDArray[Any], what: str) -> list[str]:
+    if array.dtype.kind != "U" or array.ndim != 1:
+        raise Wrong(f"{what} of strings", f"{array.dtype} of shape {array.shape}")
+    return array.tolist()
+
+
+def _layer(what: str, text: str, weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> Dense:
+    match = _ACTIVATION.fullmatch(text)
+    given = match[2].split(",") if match and match[2] else []
+    parameters = [_PARAMETER.fullmatch(part) for part in given]
+    if match is None or None in parameters:
+        raise Wrong(f"{what} with an activation such as 'leaky_relu(alpha=0.1)'", quoted(text))
+    pairs = [(found[1], found[2]) for found in parameters if found]
+    if len(dict(pairs)) < len(pairs):
+        raise Wrong(f"{what} with each parameter once", quoted(text))
+    for name, array in (("W", weight), ("b", bias)):
+        if array.dtype.kind != "f":
+            raise Wrong(f"{name} of {what} as float32 or float64", f"{array.dtype}")
+
+    def build() -> Dense:
+        return Dense(weight, bias, match[1], **{name: float(value) for name, value in pairs})
+
+    return checked(what, build)
+
+
+def _unpack(data: bytes, max_bytes: int) -> _Arrays:
+    """The arrays by name. Nothing is unpacked before all declared sizes are known to fit."""
+    # A zip may have anything before, between and after its entries; here it may not.
+    if data[:4] != b"PK\x03\x04":
+        raise Wrong("a zip archive from the first byte on", quoted(data[:4]))
+    if data[-22:-18] != b"PK\x05\x06" or data[-2:] != b"\0\0":
+        raise Wrong("a zip directory that ends the file", "other bytes there")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            _check_entries(entries, max_bytes)
+            end = 0
+            for entry in sorted(entries, key=lambda entry: entry.header_offset):
+                if entry.header_offset != end:
+                    raise Wrong(f"an entry at byte {end}", f"one at {entry.header_offset}")
+                end += 30 + sum(struct.unpack_from("<HH", data, end + 26)) + entry.compress_size
+            if end != archive.start_dir:
+                raise Wrong(f"the directory at byte {end}", f"it at {archive.start_dir}")
+            return {entry.filename[:-4]: _array(archive, entry) for entry in entries}
+    except Wrong:
+        raise
+    except Exception as reason:  # zipfile has no one type for a damaged archive, but a dozen
+        raise Wrong("an intact zip archive", quoted(f"{type(reason).__name__}: {reason}")) from None
+
+
+def _check_entries(entries: list[zipfile.ZipInfo], max_bytes: int) -> None:
+    most = 2 * MAX_LAYERS + 1 + len(_OPTIONAL)
+    if len(entries) > most:
+        raise Wrong(f"at most {most} entries", f"{len(entries)}")
+    names = set()
+    for entry in entries:
+        if entry.filename in names:
+            raise Wrong("each entry once", f"{quoted(entry.filename)} twice")
+        names.add(entry.filename)
+        if not re.fullmatch(
+            rf"(?:[Wb]\d{{1,3}}|activations|{'|'.join(_OPTIONAL)})\.npy", entry.filename
+        ):
+            raise Wrong(
+                f"only the entries W0, b0, ..., activations, {', '.join(_OPTIONAL)}",
+                quoted(entry.filename),
+            )
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise Wrong("entries stored or deflated", f"method {entry.compress_type}")
+        if entry.flag_bits & 0x1:
+            raise Wrong("entries without a password", f"{entry.filename} with one")
+    total = sum(entry.file_size for entry in entries)
+    if total > max_bytes:
+        raise Wrong(f"at most {max_bytes} bytes unpacked (max_bytes=)", f"{total}")
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> npt.NDArray[Any]:
+    """One .npy entry. Its declared size equals what its header needs before it is unpacked."""
+    what = entry.filename
+    with archive.open(entry) as file:
+        start = file.read(10)
+        if start[:8] != b"\x93NUMPY\x01\x00" or len(start) < 10:
+            raise Wrong(f"{what} in version 1.0 of the .npy format", quoted(start))
+        n_header = int.from_bytes(start[8:], "little")
+        if n_header > _MAX_HEADER_BYTES:
+            raise Wrong(f"{what} with a header of at most {_MAX_HEADER_BYTES} bytes", f"{n_header}")
+        header = file.read(n_header).decode("latin-1")
+        match = _HEADER.fullmatch(header)
+        if match is None:
+            raise Wrong(f"{what} of numbers, booleans or strings", quoted(header))
+        kind, size = match["kind"], int(match["size"])
+        if kind != "U" and size not in _KINDS[kind]:
+            raise Wrong(f"{what} of {kind}{_KINDS[kind]}", f"{kind}{size}")
+        shape = tuple(int(n) for n in match["shape"].split(",") if n)
+        if len(shape) > 2 or not all(1 <= n <= MAX_WIDTH for n in shape):
+            raise Wrong(f"{what} of at most 2 sizes from 1 to {MAX_WIDTH}", quoted(shape))
+        n_bytes = math.prod(shape) * size * (4 if kind == "U" else 1)
+        if entry.file_size != 10 + n_header + n_bytes:
+            found = f"{entry.file_size}"
+            raise Wrong(f"{what} of {10 + n_header + n_bytes} bytes for shape {shape}", found)
+        content = file.read(n_bytes)
+    if len(content) != n_bytes:
+        raise Wrong(f"{n_bytes} bytes of {what}", f"{len(content)}")
+    order = match["order"].replace("|", "")
+    if kind == "b" and max(content) > 1:
+        raise Wrong(f"{what} of booleans 0 and 1", f"{max(content)}")
+    if kind == "U" and np.frombuffer(content, f"{order}u4").max() > 0x10FFFF:
+        raise Wrong(f"{what} of Unicode", "a code point beyond it")
+    array = np.frombuffer(content, f"{order}{kind}{size}")
+    return array.reshape(shape, order="F" if match["fortran"] == "True" else "C")
