@@ -110,6 +110,7 @@ def test_version(run):
         ["bench", "mnist-small", "--seconds", "-1"],
         ["bench", "mnist-small", "--rows", "zeros"],
         ["predict", "mnist-small"],
+        ["evaluate", "mnist-small", "--threads", "0"],
         ["data", "upload"],
     ],
 )
@@ -129,7 +130,6 @@ def test_a_wrong_command_line_is_status_2(run, tokens):
         (["summary", "mnist-small", "--isa", "sse9"], "sse9"),
         (["evaluate", "mnist-small", "--data", "nowhere"], "not found in nowhere"),
         (["predict", "mnist-small", "none.png"], "none.png"),
-        (["evaluate", "mnist-small", "--threads", "0"], "threads"),
     ],
 )
 def test_a_failure_is_one_line_and_status_1(run, tokens, message, tmp_path, monkeypatch):

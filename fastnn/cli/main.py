@@ -18,8 +18,13 @@ _HELP = """Fast inference for networks of dense layers.
 MODEL is the name of a bundled model (`fastnn models`) or the path of a .safetensors or .npz file.
 """
 
-app = App(name="fastnn", help=_HELP, version=f"fastnn {fastnn.__version__}")
-app.result_action = "return_value"
+app = App(
+    name="fastnn",
+    help=_HELP,
+    version=f"fastnn {fastnn.__version__}",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
 for command in (
     show.info,
     show.models,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Protocol
 
 import numpy as np
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
 Isa = Annotated[
@@ -21,7 +21,10 @@ Isa = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    Parameter(help="Threads to use, 1 to 1024; by default as many as this process may use."),
+    Parameter(
+        help="Threads to use, 1 to 1024; unset: what this process may use.",
+        validator=validators.Number(gte=1, lte=1024),
+    ),
 ]
 Quiet = Annotated[bool, Parameter(negative="", help="No notes, no progress bar.")]
 
