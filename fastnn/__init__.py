@@ -6,13 +6,16 @@ first named.
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
 from fastnn._core import activations, cpu_features, kernels
 from fastnn._version import __version__
 from fastnn.errors import LoadError
 from fastnn.layers import Dense
 from fastnn.model import Model, load, models
-from fastnn.selftest import self_test
+
+if TYPE_CHECKING:
+    from fastnn.selftest import self_test
 
 __all__ = [
     "Dense",
@@ -27,14 +30,16 @@ __all__ = [
     "self_test",
 ]
 
-_LAZY = {"formats", "idx", "images", "mnist", "reference"}
+_LAZY_MODULES = {"formats", "idx", "images", "mnist", "reference"}
 
 
-def __getattr__(name: str):
-    if name in _LAZY:
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_MODULES:
         return importlib.import_module(f"fastnn.{name}")
+    if name == "self_test":
+        return importlib.import_module("fastnn.selftest").self_test
     raise AttributeError(f"module 'fastnn' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *__all__, *_LAZY_MODULES})

@@ -46,7 +46,7 @@ def read(path: str | os.PathLike[str], *, invert: bool | None = None) -> npt.NDA
     million pixels), or has no ink in it.
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:
         raise ImportError('reading pictures needs Pillow: pip install "fastnn[images]"') from None
     with open(path, "rb") as file:  # its own errors stay OSErrors; Pillow's become LoadErrors
@@ -54,9 +54,8 @@ def read(path: str | os.PathLike[str], *, invert: bool | None = None) -> npt.NDA
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(file, formats=_FORMATS) as picture:
-                    picture = ImageOps.exif_transpose(picture)
-                    values, is_grey = _grey(picture)
-        except Image.UnidentifiedImageError:
+                    values, is_grey = _grey(ImageOps.exif_transpose(picture))
+        except UnidentifiedImageError:
             raise _error(path, "a PNG or JPEG picture", "neither") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _error(path, "a picture of a sane size", str(error)) from None

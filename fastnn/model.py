@@ -14,7 +14,6 @@ import functools
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "load", "models"]
 
-_BUNDLED = Path(__file__).parent / "models"
+_BUNDLED = os.path.join(os.path.dirname(__file__), "models")  # pathlib costs 7 ms to import
 _SUFFIX = ".safetensors"
 
 
@@ -189,7 +188,7 @@ class Model(Network):
                 f"inputs {self.n_inputs}, outputs {self.n_outputs}, {_task_text(self)}",
                 text.table(titles, rows, right=(0, 3, 4)),
                 f"{self.n_parameters:,} parameters; {self.nbytes:,} bytes packed for this CPU",
-                f"uint8 p is read as {_units_text(self)}",
+                f"uint8 p is read as {units_text(self)}",
             ]
         )
 
@@ -219,7 +218,8 @@ def _rebuild(kind: type[Model], layers: list[tuple[Any, ...]], rest: dict[str, A
 
 def models() -> list[str]:
     """The names of the models that ship with fastnn, for `load`."""
-    return sorted(file.stem for file in _BUNDLED.glob(f"*{_SUFFIX}"))
+    files = os.listdir(_BUNDLED) if os.path.isdir(_BUNDLED) else []
+    return sorted(file.removesuffix(_SUFFIX) for file in files if file.endswith(_SUFFIX))
 
 
 def load(name_or_path: str | os.PathLike[str], *, isa: str | None = None) -> Model:
@@ -243,18 +243,17 @@ def load(name_or_path: str | os.PathLike[str], *, isa: str | None = None) -> Mod
     return Model(**parts._asdict(), metadata=file.metadata, isa=isa)
 
 
-def _path_of(name_or_path: str | os.PathLike[str]) -> Path:
-    path = Path(os.fsdecode(name_or_path))
-    is_name = isinstance(name_or_path, str) and "/" not in name_or_path and not path.suffix
+def _path_of(name_or_path: str | os.PathLike[str]) -> str:
+    path = os.fsdecode(name_or_path)
+    is_name = isinstance(name_or_path, str) and "/" not in path and not os.path.splitext(path)[1]
     if not is_name:
         return path
-    bundled = _BUNDLED / f"{name_or_path}{_SUFFIX}"
-    if not bundled.is_file():
+    if path not in models():
         raise FileNotFoundError(
-            f"load: there is no bundled model {name_or_path!r}, only {', '.join(models())}; "
-            f"a file is named with its suffix, or with a slash: ./{name_or_path}{_SUFFIX}"
+            f"load: there is no bundled model {path!r}, only {', '.join(models())}; "
+            f"a file is named with its suffix, or with a slash: ./{path}{_SUFFIX}"
         )
-    return bundled
+    return os.path.join(_BUNDLED, path + _SUFFIX)
 
 
 class _Parts(NamedTuple):
@@ -412,12 +411,14 @@ def _task_text(model: Model) -> str:
     return "classify " + np.array2string(model.classes_, separator=", ", threshold=12, edgeitems=3)
 
 
-def _units_text(model: Model) -> str:
-    if not all(isinstance(value, float) for value in (model.scale, model.mean, model.std)):
+def units_text(model: Model) -> str:
+    """What a uint8 input p stands for, as a formula: "p/255"."""
+    scale, mean, std = model.scale, model.mean, model.std
+    if not (isinstance(scale, float) and isinstance(mean, float) and isinstance(std, float)):
         return "(p*scale - mean)/std, one set per input"
-    inverse = 1 / model.scale
-    text = f"p/{inverse:g}" if inverse > 1 and inverse.is_integer() else f"p*{model.scale:g}"
+    inverse = 1 / scale
+    text = f"p/{inverse:g}" if inverse > 1 and inverse.is_integer() else f"p*{scale:g}"
     text = text.removesuffix("*1")
-    if model.mean:
-        text = f"({text} - {model.mean:g})"
-    return text if model.std == 1 else f"{text}/{model.std:g}"
+    if mean:
+        text = f"({text} - {mean:g})"
+    return text if std == 1 else f"{text}/{std:g}"

@@ -28,7 +28,9 @@ def about() -> dict[str, Any]:
         "isa": probe.kernels[0]["isa"],
         "kernels": _core.kernels(),
         "threads": default_threads(),
-        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith("FASTNN_")},
+        "environment": {
+            k: v for k, v in sorted(os.environ.items()) if k.startswith("FASTNN_") and v
+        },
         "build": _core.build_info(),
     }
 
@@ -53,7 +55,7 @@ def about_text(facts: dict[str, Any]) -> str:
         f"has      {' '.join(facts['cpu_features']) or 'none of the features fastnn knows'}",
         f"ISA      {facts['isa']}",
         f"threads  {facts['threads']}",
-        f"built    with {build['compiler']} for {' '.join(build['isas_built'])}{mode}",
+        f"built    by compiler {build['compiler']} for {' '.join(build['isas_built'])}{mode}",
     ]
     if build["isas_left_out"]:
         lines.append(

@@ -74,7 +74,7 @@ def evaluate(
             }
         )
         return
-    result(f"model     {model} {network!r}")
+    result(f"model     {model}, on {network.kernels[0]['isa']}")
     result(f"data      {what}")
     result(
         f"accuracy  {percent(n_right / len(labels))} ({n_right:,} of {len(labels):,}; "
@@ -119,8 +119,9 @@ def _answers(
     model: fastnn.Model, images: np.ndarray, threads: int | None, *, quiet: bool
 ) -> tuple[np.ndarray, float]:
     """The labels of all images, and the seconds that `predict` took for them."""
-    answers = np.empty(len(images), model.classes_.dtype)
-    model.predict(images[:_BATCH], threads=threads)  # the first call sets up scratch and threads
+    # The first call sets up scratch and threads.
+    first = model.predict(images[:_BATCH], threads=threads)
+    answers = np.empty(len(images), first.dtype)
     nanoseconds = 0
     with progress("evaluating", len(images), quiet=quiet) as bar:
         for i in range(0, len(images), _BATCH):

@@ -68,9 +68,10 @@ def _answers(
     model: fastnn.Model, path: Path, invert: bool | None, threads: int | None
 ) -> Iterator[dict[str, Any]]:
     rows = _rows(model, path, invert)
-    row = 0
     is_picture = isinstance(rows, np.ndarray)
-    for block in [rows] if is_picture else rows:
+    blocks: Iterable[np.ndarray] = [rows] if isinstance(rows, np.ndarray) else rows
+    row = 0
+    for block in blocks:
         try:
             labels = model.predict(block, threads=threads)
             scores = _scores(model, block, threads)

@@ -9,6 +9,7 @@ import fastnn
 from fastnn import mnist, text
 from fastnn.cli.about import about, about_text
 from fastnn.cli.output import Isa, Json, UsageError, note, result, result_json
+from fastnn.model import units_text
 
 _TERMS = 8  # inputs of a neuron whose sum is still written out
 _NEURONS = 16
@@ -117,7 +118,7 @@ def trace(
     # The z of raw pixels come from the folded first layer; its weights are those for x in units.
     values = (x[0] * network.scale - network.mean) / network.std if x.dtype == np.uint8 else x[0]
     if x.dtype == np.uint8:
-        result(f"read as (p*scale - mean)/std: {_vector(values)}")
+        result(f"read as {units_text(network)}: {_vector(values)}")
     for i, (layer, (z, activation)) in enumerate(zip(network.layers, steps, strict=True)):
         result(f"\nlayer {i}: {layer.n_inputs} -> {layer.n_outputs}, {layer.activation}")
         for line in _layer_lines(layer, values, z[0], activation[0]):
