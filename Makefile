@@ -20,7 +20,7 @@ SANITIZED := build/sanitize/tree
 
 .DELETE_ON_ERROR:
 .PHONY: help run build test test-sanitized test-neon test-wheel harness harness-sanitized \
-        bench lint clean
+        exhaustive bench lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -47,6 +47,9 @@ harness: $(VENV)/with-test  ## the C harness alone, native
 
 harness-sanitized: $(VENV)/with-test  ## the C harness alone, under ASan + UBSan
 	$(PY) tools/harness.py sanitized $(HARNESS_ARGS)
+
+exhaustive: $(VENV)/with-test  ## all 2^32 floats through every activation (an hour or so)
+	$(PY) tools/harness.py native exhaustive
 
 test-neon: $(VENV)/with-test  ## the C harness for aarch64 under qemu; its hashes equal this CPU's
 	$(PY) tools/harness.py neon $(HARNESS_ARGS)

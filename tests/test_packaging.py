@@ -121,6 +121,9 @@ int fnn_sum(void) {
 on_x86 = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="NOT TESTED: the toy engine's second ISA is AVX2"
 )
+unsanitized = pytest.mark.skipif(
+    _core.build_info()["sanitize"], reason="a build has nothing to sanitize, and is slow there"
+)
 
 
 @pytest.fixture
@@ -160,6 +163,7 @@ def build(folder, **environment):
 
 
 @on_x86
+@unsanitized
 def test_a_build_compiles_what_changed_and_no_more(toy):
     everything = ["_core", "dispatch", "kernels_avx2", "kernels_scalar"]
     good = "3 b'scalar,avx2' b'' b'release'"
@@ -179,6 +183,7 @@ def test_a_build_compiles_what_changed_and_no_more(toy):
 
 
 @on_x86
+@unsanitized
 def test_a_compiler_that_does_not_know_an_isa_leaves_it_out(toy):
     compiler = toy / "old-cc"
     compiler.write_text(
@@ -194,6 +199,7 @@ def test_a_compiler_that_does_not_know_an_isa_leaves_it_out(toy):
     assert "left out: avx2" in output
 
 
+@unsanitized
 def test_other_platforms_are_refused_by_name(toy):
     code = """
 import platform, runpy, sys

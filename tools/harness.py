@@ -65,20 +65,14 @@ def native_compiler() -> str:
 
 
 def run(command: list[str], environment: dict[str, str] | None = None) -> list[str]:
-    """Run the harness, pass on what it prints; its hash lines.
-
-    Raises SystemExit when it fails, or when it has no hash to show and so ran no case.
-    """
+    """Run the harness, pass on what it prints; its hash lines. Raises SystemExit if it fails."""
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
     )
     print(done.stdout, end="", flush=True)
     if done.returncode:
         sys.exit(f"harness: {' '.join(command)} failed with status {done.returncode}")
-    hashes = [line for line in done.stdout.splitlines() if line.startswith("hash ")]
-    if not hashes:
-        sys.exit("harness: no case ran")
-    return hashes
+    return [line for line in done.stdout.splitlines() if line.startswith("hash ")]
 
 
 def native(arguments: list[str]) -> list[str]:
@@ -104,7 +98,7 @@ def neon(arguments: list[str]) -> None:
     expected = native(arguments)
     program = build("neon", CROSS_CC, "aarch64", "release", ["-static"])
     found = run([EMULATOR, str(program), *arguments])
-    if found != expected:
+    if found != expected or not found:
         different = [
             f"  native {a}\n  neon   {b}" for a, b in zip(expected, found, strict=False) if a != b
         ]
