@@ -192,6 +192,15 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
     command.stderr.close()
 
 
+def test_a_reader_that_was_never_there():
+    """What little is printed is still in Python's buffer when the command ends."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*COMMAND, "info"], stdout=writer, stderr=subprocess.PIPE, timeout=30)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def test_ctrl_c():
     command = subprocess.Popen(
         [*COMMAND, "bench", "mnist-small", "--seconds", "60"],

@@ -189,7 +189,10 @@ def test_the_name_does_not_matter(tmp_path):
     assert images.read(str(path)).tobytes() == images.to_mnist(page()).tobytes()
 
 
-def test_sixteen_bits_and_one(tmp_path):
+def test_sixteen_bits_and_one(digits, tmp_path):
+    digit = digits[0][0]
+    small = png(tmp_path / "small.png", digit.astype(np.uint16) * 257)
+    assert images.read(small).tobytes() == digit.tobytes()
     wanted = images.to_mnist(page(paper=255, ink=0))
     deep = png(tmp_path / "deep.png", page(paper=255, ink=0).astype(np.uint16) * 257)
     assert images.read(deep).tobytes() == wanted.tobytes()

@@ -661,6 +661,12 @@ def test_load_names(tmp_path, monkeypatch):
     assert fastnn.load("mnist-small").n_inputs == 784
 
 
+def test_a_path_object_is_never_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((OSError, ValueError)):
+        fastnn.load(Path("mnist-small"))
+
+
 @pytest.mark.parametrize("name", fastnn.models())
 def test_bundled_models_load(name):
     model = fastnn.load(name, isa="scalar")
