@@ -9,8 +9,10 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
+# The last word: when the compiled module is gone, however old the stamps are, build.
 BUILT_FROM := setup.py pyproject.toml fastnn/_version.py \
-              $(wildcard csrc/*.[ch] fastnn/*.pyx fastnn/*.pxd)
+              $(wildcard csrc/*.[ch] fastnn/*.pyx fastnn/*.pxd) \
+              $(if $(wildcard fastnn/_core.*.so),,always)
 
 # Another mode is another build: the file of this name is new, and what depends on it is made again.
 MODE := $(VENV)/mode-$(if $(filter-out 0,$(FASTNN_SANITIZE)),sanitize,$(if $(filter-out 0,$(FASTNN_DEBUG)),debug,release))
@@ -19,7 +21,7 @@ MODE := $(VENV)/mode-$(if $(filter-out 0,$(FASTNN_SANITIZE)),sanitize,$(if $(fil
 SANITIZED := build/sanitize/tree
 
 .DELETE_ON_ERROR:
-.PHONY: help run build test test-sanitized test-neon test-wheel harness harness-sanitized \
+.PHONY: always help run build test test-sanitized test-neon test-wheel harness harness-sanitized \
         exhaustive bench lint clean
 
 help:  ## list the targets
