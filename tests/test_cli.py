@@ -278,7 +278,7 @@ def test_trace_of_xor(run, xor):
 
 
 def test_trace_takes_negative_numbers(run, line):
-    status, out, _ = run("trace", line, "-1.5", "-2e-1")
+    status, out, _ = run("trace", line, "-1.5", "-0.2")
     assert status == 0
     assert "z0 = 0.5 + 2*(-1.5) + 1*(-0.2) = (-2.7)" in out
     assert out.endswith("predict: -2.7\n")
