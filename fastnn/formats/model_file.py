@@ -119,7 +119,9 @@ def checked(what: str, build: Callable[[], T]) -> T:
     try:
         return build()
     except (TypeError, ValueError, OverflowError) as reason:
-        raise Wrong(f"{what} to be sound", str(reason)) from None
+        text = str(reason)  # which may quote the file at length
+        short = text if len(text) <= 400 else f"{text[:200]} ... {text[-200:]}"
+        raise Wrong(f"{what} to be sound", short) from None
 
 
 def quoted(value: object) -> str:

@@ -103,7 +103,9 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
     rest: dict[str, Any] = {name: arrays[name] for name in _OPTIONAL if name in arrays}
     for name in ("task", "metadata"):
         if name in rest:
-            (rest[name],) = _strings(rest[name].reshape(-1)[:1], name)
+            if rest[name].ndim:
+                raise Wrong(f"{name} as one string", f"shape {rest[name].shape}")
+            (rest[name],) = _strings(rest[name].reshape(1), name)
     if "metadata" in rest:
         rest["metadata"] = json_object(rest["metadata"], "the metadata")
     return checked("the model", lambda: ModelFile(layers, **rest))
