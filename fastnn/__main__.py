@@ -1,7 +1,7 @@
 """`python -m fastnn` and the command `fastnn`: the command line, or without its extra a word on it.
 
-Invariant: this works with NumPy alone. Without cyclopts and rich it prints how fastnn was built,
-and says on stderr what to install; asked for a command it then fails.
+Invariant: this works with NumPy alone. Without cyclopts and rich it says on stderr what to
+install, and prints how fastnn was built; asked for a command it fails.
 """
 
 import sys
@@ -22,9 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _without_extra(tokens: Sequence[str]) -> int:
-    from fastnn.cli.about import about, about_text
+    if not tokens:
+        from fastnn.cli.about import about, about_text
 
-    print(about_text(about()))
+        print(about_text(about()))
     print('fastnn: the commands need an extra: pip install "fastnn[cli]"', file=sys.stderr)
     return 1 if tokens else 0
 

@@ -106,6 +106,7 @@ def test_version(run):
         ["summary", "a", "b"],
         ["info", "--colour"],
         ["trace", "mnist-small", "one"],
+        ["trace", "mnist-small", "--jsn"],
         ["bench", "mnist-small", "--batch", "0"],
         ["bench", "mnist-small", "--seconds", "-1"],
         ["bench", "mnist-small", "--rows", "zeros"],
@@ -166,8 +167,8 @@ def test_without_the_extra(run, monkeypatch, missing):
     assert fastnn.__version__ in out
     assert "scalar" in out
     assert "fastnn[cli]" in err
-    status, _, err = run("predict", "mnist-small", "x.png")
-    assert status == 1
+    status, out, err = run("predict", "mnist-small", "x.png")
+    assert (status, out) == (1, "")
     assert "fastnn[cli]" in err
 
 
@@ -278,14 +279,14 @@ def test_trace_of_xor(run, xor):
 
 
 def test_trace_takes_negative_numbers(run, line):
-    status, out, _ = run("trace", line, "-1.5", "-0.2")
+    status, out, _ = run("trace", line, "-1.5", "-2e-1")
     assert status == 0
     assert "z0 = 0.5 + 2*(-1.5) + 1*(-0.2) = (-2.7)" in out
     assert out.endswith("predict: -2.7\n")
 
 
 def test_trace_as_json(run, sigmoid_neuron):
-    status, out, err = run("trace", sigmoid_neuron, 1, 0.25, "--json")
+    status, out, err = run("trace", sigmoid_neuron, 1, 0.25, "--json", "--isa", "scalar")
     assert (status, err) == (0, "")
     facts = json.loads(out)
     layer = facts["layers"][0]
