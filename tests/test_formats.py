@@ -582,6 +582,20 @@ def test_what_is_written_numpy_reads(tmp_path):
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
         np.testing.assert_array_equal(file["W1"], one.layers[1].weight)
         assert file["activations"].tolist() == ["leaky_relu(alpha=0.1)", "softmax"]
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_the_header_of_an_entry_is_bounded(tmp_path):
+    sound = npy()
+    n = int.from_bytes(sound[8:10], "little")
+    for size, match in [(4096, None), (4097, "W0.npy with a header of at most 4096 bytes")]:
+        text = sound[10 : 10 + n - 1] + b" " * (size - n) + b"\n"
+        data = npz(W0=sound[:8] + struct.pack("<H", size) + text + bytes(8))
+        if match:
+            refused(tmp_path / "a.npz", data, match)
+        else:
+            assert read_or_refused(tmp_path / "a.npz", data)
 
 
 def test_activations_are_not_guessed(tmp_path):

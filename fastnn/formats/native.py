@@ -31,7 +31,7 @@ MAX_HEADER_BYTES = 1 << 20
 
 _KINDS = ("dense",)
 _UNITS = ("scale", "mean", "std")
-_DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 _LABELS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "str")
 _MAX_LABEL = 1000  # characters
 
@@ -70,7 +70,7 @@ def pieces(model_file: ModelFile) -> list[bytes | memoryview]:
 
 
 def _little_endian(array: npt.NDArray[Any]) -> memoryview:
-    return memoryview(array.astype(array.dtype.newbyteorder("<"), copy=False))
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).data
 
 
 def _describe(model_file: ModelFile) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _open(data: bytes) -> tuple[dict[str, str], _Arrays]:
         raise Wrong("a header that begins with '{'", quoted(text[:8]))
     header = json_object(text, "the header")
     try:
-        tensors = safetensors.deserialize(data)
+        tensors = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as reason:
         raise Wrong("a sound container", quoted(str(reason))) from None
     arrays = {}
