@@ -1,0 +1,188 @@
+"""Taking time fairly on a machine that others use too.
+
+Invariant: contenders alternate in short slices within one process, on one thread pinned to one
+CPU, in an order drawn anew each round. So a slow spell of the machine falls on all of them, and
+ratios within a round are of neighbours in time. Reported are medians over many rounds, with the
+10th and 90th percentile as spread; the collector is off while the clock runs.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.rivals import Contender
+from benchmarks.workloads import Workload
+from fastnn import _core
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Seconds a call of one contender, one value a round."""
+
+    name: str
+    seconds: npt.NDArray[np.float64]
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return float(np.median(self.seconds))
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """10th and 90th percentile, seconds."""
+        low, high = np.percentile(self.seconds, (10, 90))
+        return float(low), float(high)
+
+    def faster_than(self, other: Slices) -> tuple[float, float]:
+        """How many times: ratio of the medians, median of the ratios within rounds."""
+        return other.median / self.median, float(np.median(other.seconds / self.seconds))
+
+
+@contextmanager
+def one_cpu(cpu: int | None = None) -> Iterator[int]:
+    """The calling thread on one CPU, the last that it may use unless told; all BLAS single."""
+    allowed = os.sched_getaffinity(0)
+    cpu = max(allowed) if cpu is None else cpu
+    os.sched_setaffinity(0, {cpu})
+    try:
+        try:
+            from threadpoolctl import threadpool_limits
+        except ImportError:
+            yield cpu
+        else:
+            with threadpool_limits(1):
+                yield cpu
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+class _Runner:
+    """Calls of one contender, batch after batch, from where the slice before left off."""
+
+    def __init__(self, contender: Contender, batches: Sequence[npt.NDArray[Any]]) -> None:
+        self.name = contender.name
+        self.call = contender.call
+        self.batches = batches
+        self.at = 0
+
+    def take(self, n_calls: int) -> float:
+        """Seconds a call, over n_calls."""
+        n, call = len(self.batches), self.call
+        todo = [self.batches[(self.at + i) % n] for i in range(n_calls)]
+        self.at = (self.at + n_calls) % n
+        start = perf_counter_ns()
+        for rows in todo:
+            call(rows)
+        return (perf_counter_ns() - start) * 1e-9 / n_calls
+
+    def n_calls(self, seconds: float) -> int:
+        """How many calls fill a slice, after a warm-up."""
+        self.take(2)
+        once, n = self.take(1), 1
+        while once * n < seconds / 2 and n < 1 << 20:
+            n *= 4
+            once = self.take(n)
+        return max(1, round(seconds / once))
+
+
+def measure(
+    workload: Workload, contenders: Sequence[Contender], *, rounds: int, slice_seconds: float
+) -> list[Slices]:
+    """`rounds` slices of each, interleaved, each as long as `slice_seconds` or one call."""
+    runners = [_Runner(contender, workload.batches) for contender in contenders]
+    lengths = [runner.n_calls(slice_seconds) for runner in runners]
+    tasks = [lambda r=r, n=n: r.take(n) for r, n in zip(runners, lengths, strict=True)]
+    times = alternate(tasks, rounds)
+    return [Slices(r.name, t) for r, t in zip(runners, times, strict=True)]
+
+
+def alternate(tasks: Sequence[Callable[[], float]], rounds: int) -> npt.NDArray[np.float64]:
+    """What each task returned in each round, shape (tasks, rounds)."""
+    order, rng = list(range(len(tasks))), random.Random(1)
+    found = np.empty((len(tasks), rounds))
+    gc.collect()
+    gc.disable()
+    try:
+        for i in range(rounds):
+            rng.shuffle(order)
+            for task in order:
+                found[task, i] = tasks[task]()
+    finally:
+        gc.enable()
+    return found
+
+
+def clock(call: Callable[[Any], Any], argument: Any) -> float:
+    """Seconds of one call."""
+    start = perf_counter_ns()
+    call(argument)
+    return (perf_counter_ns() - start) * 1e-9
+
+
+def fastest(slices: Sequence[Slices]) -> Slices:
+    """The one of the smallest median."""
+    return min(slices, key=lambda s: s.median)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """fastnn beside multiply-adds in registers, on the same core, in turns. Rates in GFLOP/s."""
+
+    executed: npt.NDArray[np.float64]
+    mean: npt.NDArray[np.float64]
+    """Of all bursts of a round: what the machine's other users leave, as fastnn sees it."""
+    best: npt.NDArray[np.float64]
+    """Of a round's bursts: the core undisturbed."""
+
+    @property
+    def share(self) -> float:
+        """Of the mean peak beside it: the median over the rounds."""
+        return float(np.median(self.executed / self.mean))
+
+    @property
+    def share_of_best(self) -> float:
+        """The median rate over the median of the best bursts."""
+        return float(np.median(self.executed) / np.median(self.best))
+
+
+def against_peak(workload: Workload, *, rounds: int, slice_seconds: float) -> Peak:
+    """fastnn's executed multiply-adds (zeros left out) on `workload` beside the measured peak."""
+    model = workload.model()
+    verb = model.predict if workload.takes_pixels else model.forward
+    isa = model.kernels[0]["isa"]
+    flop = [2e-9 * model._work(rows, threads=1)["executed"] for rows in workload.batches]
+    at = 0
+
+    def work() -> float:
+        nonlocal at
+        start, done = perf_counter_ns(), 0.0
+        while True:
+            verb(workload.batches[at])
+            done += flop[at]
+            at = (at + 1) % len(flop)
+            elapsed = (perf_counter_ns() - start) * 1e-9
+            if elapsed >= slice_seconds:
+                return done / elapsed
+
+    best = []
+
+    def burn() -> float:
+        bursts, start = [], perf_counter_ns()
+        while (perf_counter_ns() - start) * 1e-9 < slice_seconds:
+            bursts.append(_core.peak_gflops(isa, 0.0))  # one burst, all of the same length
+        best.append(max(bursts))
+        return len(bursts) / sum(1 / rate for rate in bursts)
+
+    work()
+    executed, mean = alternate((work, burn), rounds)
+    return Peak(executed, mean, np.array(best))
