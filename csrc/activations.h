@@ -188,31 +188,31 @@ ACTIVATION(selu)
     return v_select(v_gt(y, C(0x1p127f)), v_mul(y, head), product); /* infinity - infinity */
 }
 
-/* x Phi(x), Phi(-a) = e^(-a^2/2) g(a), with g fitted in (a - 3) / (a + 3). a^2 is kept as head +
- * tail: half an ULP of a^2 near 200 would be 2^17 ULP of the result's exponent otherwise. */
+/* x Phi(x), Phi(-a) = e^(-a^2/2) h(t) / (a + 3), h fitted in t = (a - 3) / (a + 3). a^2 is kept as
+ * head + tail: half an ULP of a^2 near 200 would be 2^17 ULP of the result's exponent otherwise. */
 ACTIVATION(gelu)
 {
     UNUSED;
     vm negative = v_lt(x, C(0.0f));
     vf abs = v_min_keep_nan(v_select(negative, v_sub(C(0.0f), x), x), C(14.5f));
-    vf t = v_div(v_sub(abs, C(3.0f)), v_add(abs, C(3.0f)));
-    vf g = C(0x1.c2530ep-15f);
-    g = v_fma(g, t, C(0x1.e4b30ep-14f));
-    g = v_fma(g, t, C(-0x1.6424b0p-12f));
-    g = v_fma(g, t, C(-0x1.01eb9cp-10f));
-    g = v_fma(g, t, C(0x1.7cb98ap-9f));
-    g = v_fma(g, t, C(0x1.91e06ep-8f));
-    g = v_fma(g, t, C(-0x1.7a9464p-5f));
-    g = v_fma(g, t, C(0x1.f8baccp-4f));
-    g = v_fma(g, t, C(-0x1.a6b66ap-3f));
-    g = v_fma(g, t, C(0x1.f1b89cp-4f));
+    vf sum = v_add(abs, C(3.0f));
+    vf t = v_div(v_sub(abs, C(3.0f)), sum);
+    vf h = C(0x1.16b044p-14f);
+    h = v_fma(h, t, C(-0x1.933212p-13f));
+    h = v_fma(h, t, C(-0x1.fcab70p-11f));
+    h = v_fma(h, t, C(0x1.064abep-10f));
+    h = v_fma(h, t, C(0x1.c77c46p-8f));
+    h = v_fma(h, t, C(-0x1.569908p-7f));
+    h = v_fma(h, t, C(-0x1.83293cp-5f));
+    h = v_fma(h, t, C(0x1.d712fep-3f));
+    h = v_fma(h, t, C(-0x1.04c72ap-1f));
+    h = v_fma(h, t, C(0x1.754a76p-1f));
     vf square = v_mul(abs, abs);
     vf square_tail = v_fma(abs, abs, v_sub(C(0.0f), square));
     v_exp_parts e = v_exp_split(v_mul(square, C(-0.5f)), v_mul(square_tail, C(-0.5f)));
-    vf lost = v_mul(v_mul(abs, g), e.head); /* a g e^.. before its exponent: a Phi(-a) / 2^n */
-    vf below = v_sub(C(0.0f), v_scale(lost, e.n));
-    vf above = v_sub(x, v_scale(lost, e.n));
-    return v_select(negative, below, above);
+    vf lost = v_mul(v_div(v_mul(abs, h), sum), e.head); /* a Phi(-a), its exponent to come */
+    lost = v_scale(lost, e.n);
+    return v_select(negative, v_sub(C(0.0f), lost), v_sub(x, lost));
 }
 
 /* x sigma(v), v = 2 sqrt(2/pi) (x + 0.044715 x^3) as head + tail; D. Hendrycks and K. Gimpel (2016). */

@@ -59,6 +59,8 @@ typedef struct {
     float *y;              /* own memory, [m, panels * nr], not x */
     int64_t ldy;
     int is_relu;           /* act is relu, else identity */
+    int is_continued;      /* the chain starts from y, not from the bias ... */
+    int is_unfinished;     /* ... and y is to hold it as it is: K in several calls, same bits */
 } fnn_tile;
 
 /* Input rows to own floats, and the list of inputs that matter. */

@@ -14,13 +14,13 @@ static void gemm(const fnn_tile *t)
     for (int64_t n = 0; n < t->n; n++) {
         const float *w = t->w + n / NR * t->panel_stride + n % NR;
         for (int i = 0; i < t->m; i++) {
-            float sum = t->bias[n];
+            float sum = t->is_continued ? t->y[i * t->ldy + n] : t->bias[n];
             for (int64_t at = 0; at < t->n_active; at++) {
                 const uint32_t k = t->list[at];
                 sum = fmaf(t->x[i * t->ldx + k], w[(int64_t)k * NR], sum);
             }
-            sum += 0.0f; /* -0 becomes +0: see kernel.h */
-            if (t->is_relu && sum <= 0.0f) sum = 0.0f; /* keeps NaN */
+            if (!t->is_unfinished) sum += 0.0f; /* -0 becomes +0: see kernel.h */
+            if (!t->is_unfinished && t->is_relu && sum <= 0.0f) sum = 0.0f; /* keeps NaN */
             t->y[i * t->ldy + n] = sum;
         }
     }

@@ -32,6 +32,7 @@ struct fnn_network {
     int64_t ld_input;        /* floats between rows of the encoded input */
     int64_t n_buffer;        /* floats of one of the two activation buffers */
     int64_t n_list;          /* elements of one tile's list */
+    int64_t n_cuts;          /* elements of one tile's cuts: where in its list a K block begins */
     double ns_per_row;       /* about */
     void *arena;
     size_t n_bytes;
@@ -43,6 +44,10 @@ static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 
 /* An odd number of cache lines: rows of a tile then fall into different sets of the L1 cache. */
 static int64_t leading_dimension(int64_t n) { return (round_up(n, 16) / 16 | 1) * 16; }
+
+/* Inputs whose weights in one panel fill two thirds of a small L1 cache: with several tiles to do,
+ * they stay there while the tiles' inputs pass. */
+static int64_t block_of_k(const fnn_row *row) { return 32768 / (row->nr * (int64_t)sizeof(float)); }
 
 /* ---- creation -------------------------------------------------------------------------------- */
 
@@ -67,8 +72,11 @@ static fnn_status check(const fnn_dense *layers, int n_layers, const fnn_dense *
     return FNN_OK;
 }
 
+enum { MAX_TILES = 32 }; /* of a block */
+
 /* Rows that a block should have. While all weights stay in L2, one tile at a time keeps its inputs
- * in L1. Otherwise weights come from further away, and as many rows as half of L2 holds share them. */
+ * in L1. Otherwise weights come from further away, and as many rows share them as leave L2 a quarter
+ * for the weights in use. */
 static int64_t choose_block(const fnn_network *net, int64_t mr)
 {
     const int64_t l2 = (int64_t)fnn_l2_bytes();
@@ -78,8 +86,8 @@ static int64_t choose_block(const fnn_network *net, int64_t mr)
         const int64_t before = i == 0 ? net->ld_input : net->layers[i - 1].ld;
         if (before + net->layers[i].ld > widest) widest = before + net->layers[i].ld;
     }
-    int64_t n_tiles = l2 / 2 / (widest * 4) / mr;
-    n_tiles = n_tiles < 4 ? 4 : n_tiles > 32 ? 32 : n_tiles;
+    int64_t n_tiles = l2 * 3 / 4 / (widest * 4) / mr;
+    n_tiles = n_tiles < 4 ? 4 : n_tiles > MAX_TILES ? MAX_TILES : n_tiles;
     return n_tiles * mr;
 }
 
@@ -144,6 +152,7 @@ fnn_status fnn_network_create(const fnn_dense *layers, int n_layers, const fnn_d
     net->block = choose_block(net, row->mr);
     net->n_buffer = net->block * widest_ld + FNN_SLACK;
     net->n_list = round_up(widest_k, 16) + FNN_SLACK;
+    net->n_cuts = widest_k / block_of_k(row) + 2;
     net->ns_per_row = (double)net->n_madds / row->rate;
     *network = net;
     return FNN_OK;
@@ -255,12 +264,12 @@ typedef struct {
     atomic_int_fast64_t executed; /* multiply-adds, if call->work is wanted */
 } pass;
 
-typedef struct { float *from, *to; uint32_t *lists; } buffers;
+typedef struct { float *from, *to; uint32_t *lists, *cuts; } buffers;
 
 static size_t workspace_bytes(const fnn_network *net)
 {
     const int64_t n_tiles = net->block / net->layers[0].row->mr;
-    return (size_t)(2 * net->n_buffer + n_tiles * net->n_list) * 4;
+    return (size_t)(2 * net->n_buffer + n_tiles * (net->n_list + net->n_cuts)) * 4;
 }
 
 /* Caller's rows with columns apart, to own memory. */
@@ -352,6 +361,16 @@ static int stays_at_z(const fnn_call *call, const layer *l)
     return call->output == FNN_TOP_K && activation->label_by_z;
 }
 
+/* cuts[i]: the first element of the ascending list that is at least i * kc. */
+static void cut(const uint32_t *list, int64_t n_active, int64_t k, int64_t kc, uint32_t *cuts)
+{
+    int64_t at = 0;
+    for (int64_t i = 0; i * kc < k; i++) {
+        while (at < n_active && list[at] < i * kc) at++;
+        cuts[i] = (uint32_t)at;
+    }
+}
+
 /* One layer for the m rows of a block, from b->from to b->to; `n_active` of each tile is known. */
 static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx,
                      const int64_t *n_active, int activation, int is_caller)
@@ -363,31 +382,41 @@ static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx,
      * tiles while it is in cache. */
     const int64_t n_at_once = n_tiles == 1 ? l->n_panels : 1;
     const int is_in_gemm = activation == FNN_act_identity || activation == FNN_act_relu;
+    const int64_t kc = block_of_k(row);
+    const int64_t n_blocks = n_tiles == 1 || l->k == 0 ? 1 : (l->k + kc - 1) / kc;
     for (int64_t panel = 0; panel < l->n_panels; panel += n_at_once) {
         const int64_t first = panel * row->nr;
         const int64_t last = (panel + n_at_once) * row->nr;
         const int64_t n = (last < l->n ? last : l->n) - first;
-        for (int tile = 0; tile < n_tiles; tile++) {
-            const int i = tile * row->mr;
-            fnn_tile t = {
-                .m = m - i < row->mr ? m - i : row->mr,
-                .n = n,
-                .x = b->from + i * ldx,
-                .ldx = ldx,
-                .list = b->lists + tile * n_list,
-                .n_active = n_active[tile],
-                .w = l->w + first * l->k,
-                .panel_stride = l->k * row->nr,
-                .bias = l->bias + first,
-                .y = b->to + i * l->ld + first,
-                .ldy = l->ld,
-                .is_relu = activation == FNN_act_relu,
-            };
-            row->gemm(&t);
-            if (!is_in_gemm)
-                for (int r = 0; r < t.m; r++)
-                    row->activate[activation](l->parameters, t.y + r * t.ldy, n);
-            if (p->call->work != NULL) p->executed += t.m * t.n_active * n;
+        for (int64_t block = 0; block < n_blocks; block++) {
+            const int is_last = block + 1 == n_blocks;
+            for (int tile = 0; tile < n_tiles; tile++) {
+                const int i = tile * row->mr;
+                const uint32_t *cuts = b->cuts + tile * p->net->n_cuts;
+                const int64_t from = block == 0 ? 0 : cuts[block];
+                const int64_t to = is_last ? n_active[tile] : cuts[block + 1];
+                fnn_tile t = {
+                    .m = m - i < row->mr ? m - i : row->mr,
+                    .n = n,
+                    .x = b->from + i * ldx,
+                    .ldx = ldx,
+                    .list = b->lists + tile * n_list + from,
+                    .n_active = to - from,
+                    .w = l->w + first * l->k,
+                    .panel_stride = l->k * row->nr,
+                    .bias = l->bias + first,
+                    .y = b->to + i * l->ld + first,
+                    .ldy = l->ld,
+                    .is_relu = activation == FNN_act_relu,
+                    .is_continued = block > 0,
+                    .is_unfinished = !is_last,
+                };
+                row->gemm(&t);
+                if (!is_in_gemm && is_last)
+                    for (int r = 0; r < t.m; r++)
+                        row->activate[activation](l->parameters, t.y + r * t.ldy, n);
+                if (p->call->work != NULL) p->executed += t.m * t.n_active * n;
+            }
         }
         if (!go_on(p, is_caller, m * l->k * n)) return 0;
     }
@@ -409,7 +438,8 @@ static int run_block(void *context, int64_t index)
         return 0;
     }
     const int is_caller = workspace == p->caller_workspace;
-    buffers b = {workspace, workspace + net->n_buffer, (uint32_t *)(workspace + 2 * net->n_buffer)};
+    buffers b = {workspace, workspace + net->n_buffer, (uint32_t *)(workspace + 2 * net->n_buffer), NULL};
+    b.cuts = b.lists + net->block / mr * net->n_list;
     const uint64_t fp_mode = fnn_fp_mode_default();
     int64_t ldx = net->ld_input;
     int is_done = 1;
@@ -417,12 +447,14 @@ static int run_block(void *context, int64_t index)
     for (int i = 0; i < net->n_layers && is_done; i++) {
         const int is_last = i + 1 == net->n_layers;
         const layer *l = i == 0 && call->dtype == FNN_U8 ? net->pixel : &net->layers[i];
-        int64_t n_active[64];
+        int64_t n_active[MAX_TILES];
         for (int tile = 0, r = 0; r < m; tile++, r += mr) {
             fnn_encode e = {.m = m - r < mr ? m - r : mr, .k = l->k, .to = b.from + r * ldx,
                             .ld = ldx, .list = b.lists + tile * net->n_list,
                             .keep_zeros = call->keep_zeros};
             n_active[tile] = i == 0 ? encode_input(call, l, first + r, &e) : l->row->encode_f32(&e);
+            if (m > mr)
+                cut(e.list, n_active[tile], l->k, block_of_k(l->row), b.cuts + tile * net->n_cuts);
         }
         const int is_plain = call->trace_z != NULL || (is_last && stays_at_z(call, l));
         is_done = run_layer(p, l, m, &b, ldx, n_active,
