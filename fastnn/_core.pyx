@@ -33,11 +33,16 @@ cdef extern from *:
     #ifndef FNN_BUILD_MODE
     #define FNN_BUILD_MODE "release"
     #endif
+    #ifdef __clang__
+    #define COMPILER __VERSION__
+    #else
+    #define COMPILER "gcc " __VERSION__
+    #endif
     """
     const char *FNN_BUILD_ISAS
     const char *FNN_BUILD_LEFT_OUT
     const char *FNN_BUILD_MODE
-    const char *COMPILER "__VERSION__"
+    const char *COMPILER
 
 
 # ---- listings ----------------------------------------------------------------------------------
@@ -480,8 +485,11 @@ cdef class Network:
     def converted(self, what, rows):
         """uint8 or float32 rows, aligned and of native byte order, from an array of another kind."""
         kind = rows.dtype.kind
-        if rows.dtype == np.uint8 or kind == "f" or rows.dtype.name == "bfloat16":
-            return rows.astype(np.uint8 if kind == "u" else np.float32, order="C")
+        if rows.dtype == np.uint8:
+            return rows.astype(np.uint8, order="C")
+        if kind == "f" or rows.dtype.name == "bfloat16":
+            with np.errstate(over="ignore"):  # beyond float32's range is infinite, in that row alone
+                return rows.astype(np.float32, order="C")
         if kind not in "biu":
             raise TypeError(f"{what}: x has dtype {rows.dtype}, want uint8 or a float type")
         if self.takes_pixels_only:

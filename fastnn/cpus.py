@@ -5,6 +5,7 @@ engine asks only for calls worth several hundred microseconds.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 __all__ = ["default_threads"]
@@ -23,7 +24,9 @@ def default_threads() -> int:
     return n_cpus if quota is None else max(1, min(n_cpus, int(quota)))
 
 
-def _quota(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
+def _quota(
+    proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> float | None:
     """CPUs' worth of time that this process's cgroup and those above it allow; None: no limit."""
     try:
         lines = proc.read_text().splitlines()
@@ -39,7 +42,7 @@ def _quota(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cg
     return min(quotas, default=None)
 
 
-def _along(root: Path, path: str, read) -> list[float]:
+def _along(root: Path, path: str, read: Callable[[Path], float | None]) -> list[float]:
     """The quotas of a cgroup and its ancestors. In a container the own path may not be visible;
     then the mount's root is the container's."""
     parts = [part for part in path.split("/") if part not in ("", "..")]
