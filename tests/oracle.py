@@ -1,0 +1,102 @@
+"""What the tests of the engine share: the promised arithmetic in NumPy, awkward rows, comparisons.
+
+Invariant: `chain` is written from the promise alone (start at the bias, one fused multiply-add for
+each input in ascending order, add +0) and knows nothing of the engine; comparisons are of bits,
+NaNs being equal.
+"""
+
+import numpy as np
+import pytest
+
+from fastnn import Dense, _core
+
+IS_SANITIZED = _core.build_info()["mode"] == "sanitize"
+
+AVAILABLE = [kernel["isa"] for kernel in _core.kernels() if kernel["available"]]
+
+each_isa = pytest.mark.parametrize(
+    "isa",
+    [
+        pytest.param(
+            kernel["isa"],
+            marks=[]
+            if kernel["available"]
+            else pytest.mark.skip(reason=f"NOT TESTED: this CPU lacks {kernel['isa']}"),
+        )
+        for kernel in _core.kernels()
+    ],
+)
+
+
+def fused_multiply_add(a, b, c):
+    """a * b + c of float32 arrays, rounded once to float32.
+
+    The product is exact in float64; the sum is rounded to odd there (S. Boldo and G. Melquiond,
+    2008), and so rounding it again to float32 gives what one rounding would have given.
+    """
+    with np.errstate(all="ignore"):
+        product = a.astype(np.float64) * b
+        c = c.astype(np.float64)
+        total = product + c
+        part = total - product
+        error = (product - (total - part)) + (c - part)
+        bits = total.view(np.int64)
+        is_inexact = np.isfinite(error) & (error != 0) & (bits & 1 == 0)
+        bits += np.where(is_inexact, np.where((error > 0) == (total > 0), 1, -1), 0)
+        return total.astype(np.float32)
+
+
+def chain(x, weight, bias):
+    """z (M, N) for x (M, K), weight (K, N), bias (N,), as every kernel has to give it."""
+    x = x.astype(np.float32)
+    z = np.tile(bias, (len(x), 1))
+    for k in range(x.shape[1]):
+        z = fused_multiply_add(x[:, k, None], weight[k], z)
+    return z + np.float32(0)
+
+
+def canonical(a):
+    """The bits of float32 values, those of NaN made one."""
+    return np.where(np.isnan(a), np.float32(np.nan), a).view(np.int32)
+
+
+def assert_same_bits(got, want, what=""):
+    assert got.shape == want.shape, f"{what}: shape {got.shape}, want {want.shape}"
+    is_same = canonical(got) == canonical(want)
+    if not is_same.all():
+        at = tuple(int(i) for i in np.argwhere(~is_same)[0])
+        pytest.fail(
+            f"{what}: {(~is_same).sum()} of {got.size} differ, first {at}: "
+            f"{float(got[at]).hex()}, want {float(want[at]).hex()}"
+        )
+
+
+def generator(*seed):
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def mixed_rows(rng, m, k):
+    """(m, k) float32: dense, sparse, -0.0, subnormal and NaN or infinite rows side by side, and a
+    third of the columns zero in nearly all of them."""
+    x = rng.standard_normal((m, k)).astype(np.float32)
+    kind = np.arange(m) % 8
+    x[(kind == 1)[:, None] & (rng.random((m, k)) < 0.7)] = 0
+    x[(kind == 2)[:, None] & (rng.random((m, k)) < 0.7)] = -0.0
+    x[kind == 3] *= np.float32(1e-41)
+    x[kind == 4] *= np.float32(1e-30)
+    x[:, rng.random(k) < 0.33] = 0
+    for i in np.flatnonzero((kind == 5) | (kind == 6)):
+        x[i, rng.integers(k)] = np.nan if kind[i] == 5 else -np.inf
+    return x
+
+
+def pixel_rows(rng, m, k):
+    """(m, k) uint8, most of them zero."""
+    return rng.integers(0, 256, (m, k), np.uint8) * (rng.random((m, k)) < 0.3)
+
+
+def dense(rng, k, n, activation="identity", **parameters):
+    """A layer with some weights and biases zero."""
+    weight = rng.standard_normal((k, n)) * (rng.random((k, n)) < 0.9) / max(1, np.sqrt(k) / 4)
+    bias = rng.standard_normal(n) * (rng.random(n) < 0.9)
+    return Dense(weight, bias, activation, **parameters)
