@@ -45,7 +45,7 @@ def rows():
 
 @each_isa
 def test_batches(isa, layers, rows):
-    """Each batch of 1..257 rows, rows moving in it, equals the rows one by one on the scalar row."""
+    """Each batch of 1..257 rows, rows moving in it, equals the scalar kernel's one by one."""
     alone = _core.Network(layers, isa="scalar")
     network = _core.Network(layers, isa=isa)
     for x in rows:
@@ -164,7 +164,12 @@ uint64_t fp_mode(void) { return _mm_getcsr() & ~0x3fu; } /* without the sticky f
 void set_fp_mode(uint64_t mode) { _mm_setcsr((unsigned)mode); }
 uint64_t flushing(void) { return 0x8040; } /* flush to zero, denormals are zero */
 #else
-uint64_t fp_mode(void) { uint64_t mode; __asm__ volatile("mrs %0, fpcr" : "=r"(mode)); return mode; }
+uint64_t fp_mode(void)
+{
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
 void set_fp_mode(uint64_t mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
 uint64_t flushing(void) { return 1 << 24; }
 #endif
