@@ -312,6 +312,12 @@ def test_top_k_refuses(network, k):
         network.top_k(rows(2), k)
 
 
+@pytest.mark.parametrize("layer", [dense(3, 1, "sigmoid"), dense(3, 1)])
+def test_top_k_needs_several_outputs(layer):
+    with pytest.raises(TypeError, match="two or more outputs"):
+        Model([layer]).top_k(rows(2, 3), 1)
+
+
 def test_stream(network):
     batches = [rows(n) for n in (1, 7, 0, 30)]
     answers = list(network.predict_stream(iter(batches), threads=1))
@@ -479,6 +485,15 @@ class WithDlpack:
 def test_kinds_of_input(network, wrap):
     x = np.round(rows(11) * 64) / 64
     assert bits(network.forward(wrap(x))) == bits(network.forward(x))
+
+
+def test_float64_beyond_float32_is_infinite(network):
+    """As the same number in a float32 array would be, and as silently."""
+    x = rows(3).astype(np.float64)
+    x[1, 4] = 1e300
+    wanted = x.copy()
+    wanted[1, 4] = np.inf
+    assert bits(network.decision_function(x)) == bits(network.decision_function(wanted))
 
 
 def test_buffers_of_one_row(network):

@@ -1,0 +1,14 @@
+"""`fastnn.text`: plain tables."""
+
+from fastnn import text
+
+
+def test_columns_are_as_wide_as_their_widest_cell():
+    assert text.table(("name", "n"), [("a", "1"), ("longer", "1,000")], right=(1,)) == (
+        "name        n\n------  -----\na           1\nlonger  1,000"
+    )
+
+
+def test_no_rows_and_no_trailing_blanks():
+    assert text.table(("name", "n"), []) == "name  n\n----  -"
+    assert text.table(("a", "long"), [("x", "")]).splitlines()[2] == "x"
