@@ -42,5 +42,5 @@ def test_labels(model_and_z, digits, isa):
         margins = highest[:, -1] - highest[:, -2]
         assert len(different) == 0, f"{split}: rows {different} with margins {margins}"
         if split == "test":
-            written = float(model.metadata["accuracy"])
+            written = float(model.metadata["test_accuracy"])
             assert (got == labels).mean() == pytest.approx(written, abs=1e-9)

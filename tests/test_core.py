@@ -1,0 +1,194 @@
+"""fastnn._core: arrays on their way to C, and what is refused there.
+
+Invariant: whatever the array's layout, byte order or owner, the answer has the bits of a plain copy.
+(The Model's side of this is in test_model.py; strides and offsets of every kernel in
+test_kernels.py.)
+"""
+
+import array
+
+import numpy as np
+import pytest
+from oracle import assert_same_bits, dense, generator, mixed_rows, pixel_rows
+
+from fastnn import _core
+
+N_INPUTS, N_OUTPUTS = 12, 5
+
+
+@pytest.fixture(scope="module")
+def network():
+    rng = generator(1)
+    return _core.Network([dense(rng, N_INPUTS, 9, "relu"), dense(rng, 9, N_OUTPUTS, "softmax")])
+
+
+@pytest.fixture(scope="module")
+def x():
+    return mixed_rows(generator(2), 7, N_INPUTS)
+
+
+def misaligned(x):
+    memory = np.zeros(x.nbytes + 1, np.uint8)
+    memory[1:] = np.frombuffer(x.tobytes(), np.uint8)
+    return memory[1:].view(x.dtype).reshape(x.shape)
+
+
+class OnlyDlpack:
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **arguments):
+        return self.array.__dlpack__(**arguments)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+class OnlyArray:
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+WRAPPERS = {
+    "misaligned": misaligned,
+    "byte-swapped": lambda x: x.astype(x.dtype.newbyteorder()),
+    "float64": lambda x: x.astype(np.float64) if x.dtype == np.float32 else x,
+    "DLPack": OnlyDlpack,
+    "__array__": OnlyArray,
+    "memoryview": memoryview,
+    "list": lambda x: x.tolist() if x.dtype == np.float32 else list(x),
+    "cube": lambda x: x.reshape(len(x), 3, 4),
+    "strided cube": lambda x: np.repeat(x.reshape(len(x), 3, 4), 2, axis=2)[:, :, ::2],
+    "transposed cube": lambda x: np.asfortranarray(x.reshape(len(x), 3, 4)),
+    "rows of stride 0": lambda x: np.broadcast_to(x[:1], x.shape),
+    "subclass": lambda x: x.view(type("Subclass", (np.ndarray,), {})),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("kind", ["float32", "uint8"])
+def test_layouts_and_owners(network, x, wrapper, kind):
+    plain = x if kind == "float32" else pixel_rows(generator(3), 7, N_INPUTS)
+    want = network.forward(plain[[0] * 7] if wrapper == "rows of stride 0" else plain)
+    assert_same_bits(network.forward(WRAPPERS[wrapper](plain)), want)
+
+
+def test_buffers_of_one_row(network):
+    values = [0.5 * i for i in range(N_INPUTS)]
+    want = network.forward(np.array([values], np.float32))
+    assert_same_bits(network.forward(array.array("f", values)), want)
+    pixels = bytes(range(N_INPUTS))
+    want = network.forward(np.frombuffer(pixels, np.uint8)[None])
+    assert_same_bits(network.forward(pixels), want)
+    assert_same_bits(network.forward(bytearray(pixels)), want)
+
+
+def test_no_rows(network):
+    empty = np.empty((0, N_INPUTS), np.float32)
+    assert network.predict(empty).shape == (0,)
+    assert network.forward(empty).shape == (0, N_OUTPUTS)
+    assert network._work(empty) == {"executed": 0, "effective": 0, "n_threads": 0}
+
+
+@pytest.mark.parametrize(
+    ("x", "error"),
+    [
+        (np.zeros((2, N_INPUTS + 1), np.float32), ValueError),
+        (np.zeros(N_INPUTS - 1, np.float32), ValueError),
+        (np.float32(1), ValueError),
+        (np.zeros((2, N_INPUTS), np.complex64), TypeError),
+        (np.zeros((2, N_INPUTS), object), TypeError),
+        (np.zeros((2, N_INPUTS), "U3"), TypeError),
+        (np.ma.masked_array(np.zeros((2, N_INPUTS), np.float32)), TypeError),
+        ([[0.0] * N_INPUTS, [0.0]], ValueError),
+        (None, TypeError),
+        ({}, TypeError),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, type) else value.__name__,
+)
+def test_refuses_x(network, x, error):
+    with pytest.raises(error, match=r"predict: x "):
+        network.predict(x)
+
+
+def outs(x):
+    good = np.empty((7, N_OUTPUTS), np.float32)
+    read_only = good.copy()
+    read_only.flags.writeable = False
+    return {
+        "read-only": (read_only, ValueError),
+        "float64": (good.astype(np.float64), TypeError),
+        "byte-swapped": (good.astype(">f4"), TypeError),
+        "one row less": (good[1:], ValueError),
+        "flat": (good.ravel(), ValueError),
+        "Fortran order": (np.asfortranarray(good), ValueError),
+        "strided": (np.empty((14, N_OUTPUTS), np.float32)[::2], ValueError),
+        "misaligned": (misaligned(good), ValueError),
+        "a list": (good.tolist(), TypeError),
+        "overlapping x": (x.reshape(-1)[: 7 * N_OUTPUTS].reshape(7, N_OUTPUTS), ValueError),
+    }
+
+
+@pytest.mark.parametrize("kind", outs(np.zeros((7, N_INPUTS), np.float32)))
+def test_refuses_out(network, x, kind):
+    x = x.copy()
+    before = x.copy()
+    out, error = outs(x)[kind]
+    with pytest.raises(error, match=r"forward: out "):
+        network.forward(x, out=out)
+    assert_same_bits(x, before)
+
+
+def test_out_may_touch_x(network, x):
+    memory = np.zeros(7 * (N_INPUTS + N_OUTPUTS), np.float32)
+    rows, out = memory[: x.size].reshape(x.shape), memory[x.size :].reshape(7, N_OUTPUTS)
+    rows[:] = x
+    assert_same_bits(network.forward(rows, out=out), network.forward(x))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 2**40])
+def test_refuses_threads_out_of_range(network, x, threads):
+    with pytest.raises(ValueError, match=r"predict: threads is -?\d+, want 1..1024"):
+        network.predict(x, threads=threads)
+
+
+@pytest.mark.parametrize("threads", [True, 1.5, "2", [1]])
+def test_refuses_threads_that_are_no_number(network, x, threads):
+    with pytest.raises(TypeError, match=r"predict: threads is \w+, want an integer"):
+        network.predict(x, threads=threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2, np.int64(3), 1024])
+def test_takes_threads(network, x, threads):
+    assert_same_bits(network.forward(x, threads=threads), network.forward(x))
+
+
+def test_isa_of_nowhere():
+    layer = dense(generator(4), 2, 2)
+    with pytest.raises(ValueError, match=r"isa: there is no ISA 'mmx'; here are: scalar"):
+        _core.Network([layer], isa="mmx")
+    with pytest.raises(TypeError, match="isa: got int"):
+        _core.Network([layer], isa=1)
+
+
+def test_ceilings_rank():
+    """Each name that `isa=` takes gets the best kernel at or below it."""
+    layer = dense(generator(5), 2, 2)
+    own = {kernel["isa"] for kernel in _core.kernels() if kernel["available"]}
+    wanted = None
+    for isa in _core.isas():
+        wanted = isa if isa in own else wanted
+        assert _core.Network([layer], isa=isa).kernels[0]["isa"] == wanted
+    assert _core.Network([layer]).kernels[0]["isa"] == wanted
+
+
+def test_the_variable_is_a_ceiling_too(monkeypatch):
+    layer = dense(generator(6), 2, 2)
+    monkeypatch.setenv("FASTNN_ISA", "scalar")
+    assert _core.Network([layer]).kernels[0]["isa"] == "scalar"
+    monkeypatch.setenv("FASTNN_ISA", "mmx")
+    with pytest.raises(ValueError, match="FASTNN_ISA: there is no ISA 'mmx'"):
+        _core.Network([layer])
