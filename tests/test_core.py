@@ -1,7 +1,7 @@
 """fastnn._core: arrays on their way to C, and what is refused there.
 
-Invariant: whatever the array's layout, byte order or owner, the answer has the bits of a plain copy.
-(The Model's side of this is in test_model.py; strides and offsets of every kernel in
+Invariant: whatever the array's layout, byte order or owner, the answer has the bits of a plain
+copy. (The Model's side of this is in test_model.py; strides and offsets of every kernel in
 test_kernels.py.)
 """
 
