@@ -10,7 +10,7 @@ MNIST is by Yann LeCun, Corinna Cortes and Christopher J.C. Burges, under CC BY-
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ def _read(name: str, file: Path) -> _UInt8:
     """The array in `file`, which has to hold the contents of the MNIST file `name`."""
     array = idx.read(file, max_bytes=_MAX_BYTES)
     digest = hashlib.sha256(idx.header(array.shape))
-    digest.update(array)
+    digest.update(array.data)
     if digest.hexdigest() != SHA256[name]:
         raise LoadError(
             f"{file}: IDX: expected the contents of MNIST's {name} (SHA-256 {SHA256[name]}), "
@@ -159,7 +159,9 @@ def fetch(
     return folder
 
 
-def _fetch_one(name: str, folder: Path, mirrors: Sequence[str], download) -> None:
+def _fetch_one(
+    name: str, folder: Path, mirrors: Sequence[str], download: Callable[..., object]
+) -> None:
     # The process id keeps two fetches at once apart; os.replace makes the last one win, whole.
     part = folder / f".{name}.{os.getpid()}.part"
     failures = []
