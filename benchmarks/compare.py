@@ -146,9 +146,9 @@ def as_markdown(results: list[Result], about: dict[str, Any]) -> str:
             )
         if result.peak is not None:
             notes.append(
-                f"{result.workload.name}: fastnn runs at {result.peak.share:.1%} of the float32 FMA "
-                f"peak measured in turns with it, {result.peak.share_of_best:.1%} of the peak's "
-                "best bursts."
+                f"{result.workload.name}: fastnn runs at {result.peak.share:.1%} of the float32 "
+                f"FMA peak measured in turns with it, {result.peak.share_of_best:.1%} of "
+                "that peak's best bursts."
             )
         notes.append(f"{result.workload.name}: {result.workload.source}.")
     versions = ", ".join(f"{name} {v}" for name, v in about["versions"].items())

@@ -94,7 +94,7 @@ def _fastnn(workload: Workload) -> Iterator[Contender]:
         yield Contender("fastnn", "", model.forward)
 
 
-# ---- ways to turn pixels into a rival's floats ----------------------------------------------------
+# ---- ways to turn pixels into a rival's floats ----
 
 
 def _as_floats(x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -114,7 +114,7 @@ def _weights(workload: Workload, folded: bool) -> list[tuple[Any, Any, bool]]:
     return layers
 
 
-# ---- ONNX Runtime --------------------------------------------------------------------------------
+# ---- ONNX Runtime ----
 
 
 def onnx_bytes(workload: Workload, *, pixels_in: bool, folded: bool) -> bytes:
@@ -223,7 +223,7 @@ def _after(prepare: Call | None, call: Call) -> Call:
     return call if prepare is None else lambda x: call(prepare(x))
 
 
-# ---- OpenVINO, PyTorch, scikit-learn ---------------------------------------------------------------
+# ---- OpenVINO, PyTorch, scikit-learn ----
 
 
 def _openvino(workload: Workload) -> Iterator[Contender]:

@@ -71,7 +71,7 @@ def small(batch: int, n_rows: int = 8192) -> Workload:
 
 
 def square(batch: int = 1024, n_batches: int = 4) -> Workload:
-    """1024 x 5: four layers 1024 -> 1024 and normally distributed float32 rows, no zeros in them."""
+    """1024 x 5: four layers 1024 -> 1024, and normally distributed float32 rows without a zero."""
     layers = _random_layers((1024,) * 5, "identity")
     rows = _rng().standard_normal((n_batches * batch, 1024), np.float32)
     source = "He-initialised weights, normal rows"
