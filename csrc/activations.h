@@ -196,7 +196,8 @@ ACTIVATION(gelu)
     vm negative = v_lt(x, C(0.0f));
     vf abs = v_min_keep_nan(v_select(negative, v_sub(C(0.0f), x), x), C(14.5f));
     vf sum = v_add(abs, C(3.0f));
-    vf t = v_div(v_sub(abs, C(3.0f)), sum);
+    vf sum_tail = v_add(v_sub(C(3.0f), v_sub(sum, abs)), v_sub(abs, v_sub(sum, v_sub(sum, abs))));
+    vf t = v_div_corrected(v_sub(abs, C(3.0f)), C(0.0f), sum, sum_tail);
     vf h = C(0x1.16b044p-14f);
     h = v_fma(h, t, C(-0x1.933212p-13f));
     h = v_fma(h, t, C(-0x1.fcab70p-11f));
@@ -210,8 +211,10 @@ ACTIVATION(gelu)
     vf square = v_mul(abs, abs);
     vf square_tail = v_fma(abs, abs, v_sub(C(0.0f), square));
     v_exp_parts e = v_exp_split(v_mul(square, C(-0.5f)), v_mul(square_tail, C(-0.5f)));
-    vf lost = v_mul(v_div(v_mul(abs, h), sum), e.head); /* a Phi(-a), its exponent to come */
-    lost = v_scale(lost, e.n);
+    vf product = v_mul(abs, h);
+    vf product_tail = v_fma(abs, h, v_sub(C(0.0f), product));
+    vf q = v_div_corrected(product, product_tail, sum, sum_tail);
+    vf lost = v_scale(v_fma(q, e.tail, v_mul(q, e.head)), e.n); /* a Phi(-a) */
     return v_select(negative, v_sub(C(0.0f), lost), v_sub(x, lost));
 }
 

@@ -364,10 +364,15 @@ static int stays_at_z(const fnn_call *call, const layer *l)
 /* cuts[i]: the first element of the ascending list that is at least i * kc. */
 static void cut(const uint32_t *list, int64_t n_active, int64_t k, int64_t kc, uint32_t *cuts)
 {
-    int64_t at = 0;
+    int64_t low = 0;
     for (int64_t i = 0; i * kc < k; i++) {
-        while (at < n_active && list[at] < i * kc) at++;
-        cuts[i] = (uint32_t)at;
+        int64_t high = n_active < i * kc ? n_active : i * kc; /* list[j] >= j */
+        while (low < high) {
+            const int64_t middle = (low + high) / 2;
+            if (list[middle] < i * kc) low = middle + 1;
+            else high = middle;
+        }
+        cuts[i] = (uint32_t)low;
     }
 }
 
