@@ -5,9 +5,16 @@ and fails instead when FASTNN_STRICT=1.
 """
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+
+
+def pytest_configure() -> None:
+    # A shell starts background jobs with Ctrl-C ignored, and they pass that on: then the programs
+    # that the tests interrupt would not notice.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
