@@ -45,9 +45,12 @@ static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 /* An odd number of cache lines: rows of a tile then fall into different sets of the L1 cache. */
 static int64_t leading_dimension(int64_t n) { return (round_up(n, 16) / 16 | 1) * 16; }
 
-/* Inputs whose weights in one panel fill two thirds of a small L1 cache: with several tiles to do,
- * they stay there while the tiles' inputs pass. */
-static int64_t block_of_k(const fnn_row *row) { return 32768 / (row->nr * (int64_t)sizeof(float)); }
+/* Inputs whose weights in one panel fill 128 KiB: with several tiles to do, they stay in L2 while the
+ * tiles' inputs pass. A block that fits L1 loses 2 % on 1024 x 5 to the accumulators' way out and in. */
+static int64_t block_of_k(const fnn_row *row)
+{
+    return 128 * 1024 / (row->nr * (int64_t)sizeof(float));
+}
 
 /* ---- creation -------------------------------------------------------------------------------- */
 
