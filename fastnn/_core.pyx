@@ -365,20 +365,24 @@ cdef class Network:
             np.take(self.class_values, labels, out=out[0], mode="clip")
         return out
 
-    def trace(self, x):
+    def trace(self, x, *, out=None, threads=None):
         """Each layer's (z, activation), float32 (n, outputs of the layer); the last activation has
-        the bits of `forward`. x as in `predict`."""
+        the bits of `forward`. out: a list of such pairs. Other arguments as of `predict`."""
         cdef fnn_call call
         cdef int n_layers = len(self.shapes)
         cdef float **pointers
         kept = self.take_rows("trace", x, &call)
-        steps = [(np.empty((call.n_rows, n), np.float32), np.empty((call.n_rows, n), np.float32))
-                 for n in self.shapes]
+        shapes = [(call.n_rows, n) for n in self.shapes]
+        if out is None:
+            out = [(np.empty(shape, np.float32), np.empty(shape, np.float32)) for shape in shapes]
+        else:
+            check_trace_out(out, shapes, kept)
+        call.n_threads = self.choose_threads("trace", threads, call.n_rows)
         pointers = <float **>PyMem_Calloc(2 * n_layers, sizeof(float *))
         if pointers == NULL:
             raise MemoryError()
         try:
-            for i, (z, a) in enumerate(steps):
+            for i, (z, a) in enumerate(out):
                 pointers[i] = <float *>cnp.PyArray_DATA(z)
                 pointers[n_layers + i] = <float *>cnp.PyArray_DATA(a)
             call.trace_z = pointers
@@ -386,7 +390,7 @@ cdef class Network:
             self.forward_rows(&call)
         finally:
             PyMem_Free(pointers)
-        return steps
+        return out
 
     def warmup(self):
         """Run one row of zeros, so that the next call finds memory touched and allocated."""
@@ -552,6 +556,20 @@ cdef object as_array(str what, object x):
         except ValueError as error:
             raise ValueError(f"{what}: x is no array of numbers: {error}") from error
     return array if type(array) is np.ndarray else array.view(np.ndarray)
+
+
+cdef int check_trace_out(object out, list shapes, cnp.ndarray x) except -1:
+    if (not isinstance(out, list) or len(out) != len(shapes)
+            or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in out)):
+        raise TypeError(f"trace: out is to be a list of {len(shapes)} pairs of arrays: z, activation")
+    seen = []
+    for i, (pair, shape) in enumerate(zip(out, shapes)):
+        for j, array in enumerate(pair):
+            check_out("trace", f"out[{i}][{j}]", array, shape, np.dtype(np.float32), x)
+            if any(overlaps(array, other) for other in seen):
+                raise ValueError(f"trace: out[{i}][{j}] overlaps another array of out")
+            seen.append(array)
+    return 0
 
 
 cdef int check_out(str what, str name, object out, tuple shape, cnp.dtype dtype,

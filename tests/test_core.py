@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from oracle import assert_same_bits, dense, generator, mixed_rows, pixel_rows
 
+import fastnn
 from fastnn import _core
 
 N_INPUTS, N_OUTPUTS = 12, 5
@@ -192,3 +193,18 @@ def test_the_variable_is_a_ceiling_too(monkeypatch):
     monkeypatch.setenv("FASTNN_ISA", "mmx")
     with pytest.raises(ValueError, match="FASTNN_ISA: there is no ISA 'mmx'"):
         _core.Network([layer])
+
+
+def test_trace_into_given_arrays() -> None:
+    model = fastnn.load("xor")
+    x = np.array([[0, 1], [1, 1], [1, 0]], np.float32)
+    want = model.trace(x)
+    out = [(np.empty_like(z), np.empty_like(a)) for z, a in want]
+    assert model.trace(x, out=out, threads=2) is out
+    for (z, a), (want_z, want_a) in zip(out, want, strict=True):
+        np.testing.assert_array_equal(z, want_z)
+        np.testing.assert_array_equal(a, want_a)
+    with pytest.raises(TypeError, match="trace: out is to be a list of 2 pairs"):
+        model.trace(x, out=out[:1])
+    with pytest.raises(ValueError, match=r"trace: out\[0\]\[1\] overlaps"):
+        model.trace(x, out=[(out[0][0], out[0][0]), out[1]])
