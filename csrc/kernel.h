@@ -102,10 +102,15 @@ void fnn_fp_mode_restore(uint64_t mode);    /* what was set before, for this */
 int64_t fnn_panels(int64_t n, int nr);
 int fnn_pack_f32(const fnn_dense *layer, int nr, float *to, float *to_bias);
 
-/* threads.c: `body(context, i)` for i in [0, n), by up to n_threads threads, the caller among them.
- * Returns how many threads did any. A body that returns 0 stops the rest. Inline if the pool is
- * busy. Bodies run with unspecified floating-point mode. */
-int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t), void *context);
-void *fnn_workspace(size_t n_bytes);        /* the calling thread's, aligned to 64; NULL: no memory */
+/* threads.c: `body(context, i, is_caller)` for i in [0, n), by up to n_threads threads, the caller among
+ * them. Returns how many threads did any. A body that returns 0 stops the rest. Inline if the pool
+ * is busy. Bodies run with unspecified floating-point mode. */
+int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t, int), void *context);
+
+/* Memory of the calling thread, aligned to 64; NULL: none left. Kept from one taking to the next;
+ * taken again before it is given back (`poll` may run a signal handler that predicts), it is fresh
+ * memory, freed when given back. */
+void *fnn_workspace_take(size_t n_bytes);
+void fnn_workspace_give_back(void *memory);
 
 #endif

@@ -260,7 +260,6 @@ typedef struct {
     const fnn_network *net;
     const fnn_call *call;
     int64_t block;             /* rows of one */
-    void *caller_workspace;    /* tells the calling thread from the pool's */
     int64_t n_since_poll;      /* multiply-adds, of the calling thread */
     int64_t n_until_poll;
     atomic_int is_stopped, is_out_of_memory;
@@ -432,7 +431,7 @@ static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx,
 }
 
 /* Rows [index * block, ...) through all layers. Returns 0 to stop. */
-static int run_block(void *context, int64_t index)
+static int run_block(void *context, int64_t index, int is_caller)
 {
     pass *p = context;
     const fnn_network *net = p->net;
@@ -440,12 +439,11 @@ static int run_block(void *context, int64_t index)
     const int mr = net->layers[0].row->mr;
     const int64_t first = index * p->block, left = call->n_rows - first;
     const int m = (int)(left < p->block ? left : p->block);
-    float *workspace = fnn_workspace(workspace_bytes(net));
+    float *workspace = fnn_workspace_take(workspace_bytes(net));
     if (workspace == NULL) {
         p->is_out_of_memory = 1;
         return 0;
     }
-    const int is_caller = workspace == p->caller_workspace;
     buffers b = {workspace, workspace + net->n_buffer, (uint32_t *)(workspace + 2 * net->n_buffer), NULL};
     b.cuts = b.lists + net->block / mr * net->n_list;
     const uint64_t fp_mode = fnn_fp_mode_default();
@@ -485,6 +483,7 @@ static int run_block(void *context, int64_t index)
         ldx = l->ld;
     }
     fnn_fp_mode_restore(fp_mode);
+    fnn_workspace_give_back(workspace);
     return is_done;
 }
 
@@ -507,8 +506,6 @@ fnn_status fnn_forward(const fnn_network *net, const fnn_call *call)
     pass p = {.net = net, .call = call, .block = net->block,
               .n_until_poll = (int64_t)(NS_POLL * net->layers[0].row->rate)};
     if (call->n_rows > 0) {
-        p.caller_workspace = fnn_workspace(workspace_bytes(net));
-        if (p.caller_workspace == NULL) return FNN_NO_MEMORY;
         int n_threads = call->n_threads;
         if (!fnn_may_split(net, call->n_rows)) n_threads = 1;
         if (n_threads > 1) { /* every thread some blocks, of whole tiles */

@@ -16,7 +16,7 @@
 /* ---- the pool -------------------------------------------------------------------------------- */
 
 typedef struct {
-    int (*body)(void *, int64_t);
+    int (*body)(void *, int64_t, int);
     void *context;
     int64_t n;
     atomic_int_fast64_t next;      /* the first i that nobody has taken */
@@ -37,13 +37,13 @@ static struct {
           .wake = PTHREAD_COND_INITIALIZER,
           .done = PTHREAD_COND_INITIALIZER};
 
-static void take_part(job *j)
+static void take_part(job *j, int is_caller)
 {
     int64_t i = atomic_fetch_add(&j->next, 1);
     if (i >= j->n) return;
     atomic_fetch_add(&j->n_worked, 1);
     for (; i < j->n; i = atomic_fetch_add(&j->next, 1))
-        if (!j->body(j->context, i)) atomic_store(&j->next, j->n);
+        if (!j->body(j->context, i, is_caller)) atomic_store(&j->next, j->n);
 }
 
 static void *work(void *unused)
@@ -59,7 +59,7 @@ static void *work(void *unused)
         pool.n_wanted--;
         pool.n_running++;
         pthread_mutex_unlock(&pool.mutex);
-        take_part(j);
+        take_part(j, 0);
         pthread_mutex_lock(&pool.mutex);
         if (--pool.n_running == 0) pthread_cond_signal(&pool.done);
     }
@@ -97,13 +97,13 @@ static void grow_pool(int n_workers)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t), void *context)
+int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t, int), void *context)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     job j = {.body = body, .context = context, .n = n};
     if (n_threads > n) n_threads = (int)n;
     if (n_threads <= 1 || atomic_flag_test_and_set(&pool.is_busy)) {
-        take_part(&j);
+        take_part(&j, 1);
         return j.n_worked;
     }
     pthread_once(&once, handle_forks);
@@ -115,7 +115,7 @@ int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t),
     for (int i = 1; i < n_threads; i++) pthread_cond_signal(&pool.wake);
     pthread_mutex_unlock(&pool.mutex);
 
-    take_part(&j);
+    take_part(&j, 1);
 
     pthread_mutex_lock(&pool.mutex);
     pool.current = NULL; /* late wakers find nothing to join */
@@ -127,7 +127,7 @@ int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t),
 
 /* ---- workspaces ------------------------------------------------------------------------------ */
 
-typedef struct { size_t n_bytes; void *memory; } workspace;
+typedef struct { size_t n_bytes; void *memory; int is_taken; } workspace;
 
 static pthread_key_t key; /* only for its destructor; _Thread_local is what is fast to read */
 static _Thread_local workspace mine;
@@ -135,24 +135,40 @@ static _Thread_local workspace mine;
 static void free_workspace(void *memory)
 {
     free(memory);
-    mine = (workspace){0, NULL}; /* a later destructor of this thread may still predict */
+    mine = (workspace){0}; /* a later destructor of this thread may still predict */
 }
 
 static void create_key(void) { pthread_key_create(&key, free_workspace); }
 
-void *fnn_workspace(size_t n_bytes)
+static void *allocate(size_t n_bytes)
+{
+    void *memory;
+    return posix_memalign(&memory, 64, (n_bytes + 63) / 64 * 64) == 0 ? memory : NULL;
+}
+
+void *fnn_workspace_take(size_t n_bytes)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    if (mine.n_bytes >= n_bytes) return mine.memory;
-    pthread_once(&once, create_key);
-    void *larger;
-    n_bytes = (n_bytes + 63) / 64 * 64;
-    if (posix_memalign(&larger, 64, n_bytes) != 0) return NULL;
-    if (pthread_setspecific(key, larger) != 0) {
-        free(larger);
-        return NULL;
+    if (mine.is_taken) return allocate(n_bytes);
+    if (mine.n_bytes < n_bytes) {
+        pthread_once(&once, create_key);
+        void *larger = allocate(n_bytes);
+        if (larger == NULL) return NULL;
+        if (pthread_setspecific(key, larger) != 0) {
+            free(larger);
+            return NULL;
+        }
+        free(mine.memory);
+        mine = (workspace){.n_bytes = n_bytes, .memory = larger};
     }
-    free(mine.memory);
-    mine = (workspace){n_bytes, larger};
-    return larger;
+    mine.is_taken = 1;
+    return mine.memory;
+}
+
+void fnn_workspace_give_back(void *memory)
+{
+    if (memory == mine.memory)
+        mine.is_taken = 0;
+    else
+        free(memory);
 }

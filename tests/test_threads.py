@@ -3,6 +3,7 @@
 Invariant: what hangs is a child process that a timeout ends.
 """
 
+import signal
 import subprocess
 import sys
 import threading
@@ -174,3 +175,32 @@ def test_the_gil_is_released():
         is_over.set()
         other.join()
     assert during > max(3, 20 * seconds), (during, seconds)
+
+
+@pytest.mark.parametrize("n_inputs", [64, 3000])
+def test_a_signal_handler_may_predict(n_inputs: int) -> None:
+    """Handlers run inside a call, between two of its tiles, on its thread: not in its workspace."""
+    rng = generator(31)
+    sizes = (512, 512, 512, 10)
+    large = _core.Network(
+        [dense(rng, *pair, "relu") for pair in zip(sizes, sizes[1:], strict=False)]
+    )
+    other = _core.Network([dense(rng, n_inputs, 700, "relu")])
+    x = rng.standard_normal((20_000, 512), np.float32)
+    rows = rng.standard_normal((40, n_inputs), np.float32)
+    want, want_other = large.forward(x, threads=1), other.forward(rows, threads=1)
+    answers = []
+    before = signal.signal(
+        signal.SIGALRM, lambda *_: answers.append(other.forward(rows, threads=1))
+    )
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+        found = [large.forward(x, threads=1) for _ in range(3)]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert answers
+    for answer in found:
+        assert_same_bits(answer, want)
+    for answer in answers:
+        assert_same_bits(answer, want_other)
