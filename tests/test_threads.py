@@ -56,23 +56,25 @@ def test_a_busy_pool_runs_inline():
     small = x[:1000]
     want = network.forward(small, threads=1)
     is_over = threading.Event()
+    n_theirs = 0  # the two calls may fall in step, with this one always the one that is late
 
     def keep_busy():
+        nonlocal n_theirs
         while not is_over.is_set():
-            network.forward(x, threads=2)
+            n_theirs += network._work(x, threads=2)["n_threads"] == 1
 
     other = threading.Thread(target=keep_busy)
     other.start()
     try:
         deadline = time.monotonic() + 20
         n_inline = 0
-        while n_inline == 0 and time.monotonic() < deadline:
+        while n_inline + n_theirs == 0 and time.monotonic() < deadline:
             assert_same_bits(network.forward(small, threads=2), want)
             n_inline += network._work(small, threads=2)["n_threads"] == 1
     finally:
         is_over.set()
         other.join()
-    assert n_inline > 0
+    assert n_inline + n_theirs > 0
 
 
 SET_UP = """
