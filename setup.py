@@ -40,10 +40,10 @@ ISAS = {
 COMMON = ["-std=c11", "-ffp-contract=off", "-fvisibility=hidden", "-pthread", "-Wall"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 MODES = {
-    "release": (["-O3", "-g0"], []),
-    "debug": (["-O0", "-g", "-UNDEBUG", "-DFNN_DEBUG"], []),
+    "release": (["-O3", "-g0", "-DNDEBUG"], []),
+    "debug": (["-O0", "-g", "-UNDEBUG"], []),
     "sanitize": (
-        ["-O1", "-g", "-UNDEBUG", "-DFNN_DEBUG", "-fno-omit-frame-pointer", *SANITIZERS],
+        ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", *SANITIZERS],
         SANITIZERS,
     ),
 }

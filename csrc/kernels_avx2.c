@@ -10,7 +10,7 @@
 #define FNN_ROW_NEEDS FNN_NEEDS_AVX2
 #define FNN_MR 6
 #define FNN_REGISTERS 16
-#define FNN_RATE 20
+#define FNN_RATE 45
 #include "microkernel.h"
 #else
 typedef int fnn_empty_avx2; /* ISO C wants one declaration */

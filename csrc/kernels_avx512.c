@@ -10,7 +10,7 @@
 #define FNN_ROW_NEEDS FNN_NEEDS_AVX512
 #define FNN_MR 12
 #define FNN_REGISTERS 32
-#define FNN_RATE 40
+#define FNN_RATE 90
 #include "microkernel.h"
 #else
 typedef int fnn_empty_avx512; /* ISO C wants one declaration */

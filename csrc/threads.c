@@ -32,6 +32,7 @@ static struct {
     int n_wanted;                  /* workers that may still join the current job */
     int n_running;                 /* workers in it */
     int n_workers;
+    uint64_t n_forks;              /* that this process descends from */
 } pool = {.is_busy = ATOMIC_FLAG_INIT,
           .mutex = PTHREAD_MUTEX_INITIALIZER,
           .wake = PTHREAD_COND_INITIALIZER,
@@ -74,6 +75,7 @@ static void forget_pool(void)
     pool.wake = pool.done = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
     pool.current = NULL;
     pool.n_wanted = pool.n_running = pool.n_workers = 0;
+    pool.n_forks++;
 }
 
 static void handle_forks(void) { pthread_atfork(NULL, NULL, forget_pool); }
@@ -113,9 +115,14 @@ int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t, 
     pool.number++;
     pool.n_wanted = n_threads - 1;
     for (int i = 1; i < n_threads; i++) pthread_cond_signal(&pool.wake);
+    const uint64_t n_forks = pool.n_forks;
     pthread_mutex_unlock(&pool.mutex);
 
     take_part(&j, 1);
+    if (pool.n_forks != n_forks) { /* a child, forked by a body: what workers had taken is undone */
+        j.next = 0;
+        take_part(&j, 1);
+    }
 
     pthread_mutex_lock(&pool.mutex);
     pool.current = NULL; /* late wakers find nothing to join */

@@ -87,6 +87,7 @@ cdef class Network:
     cdef object class_values         # None: labels are their indices
     cdef cnp.dtype label_dtype
 
+    cdef int check_built(self) except -1
     cdef object run(self, str what, object x, object out, object threads, fnn_output output)
     cdef object take_rows(self, str what, object x, fnn_call *call)
     cdef int choose_threads(self, str what, object threads, int64_t n_rows) except -1

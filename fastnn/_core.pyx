@@ -6,6 +6,7 @@ Invariant: no arithmetic on data, and one crossing a call. Whatever reaches C is
 dtype, and kept alive for the call; C reads and writes only that.
 """
 
+import operator
 import os
 import time
 
@@ -18,6 +19,8 @@ from libc.math cimport isnan
 from libc.string cimport memset
 
 cnp.import_array()
+
+cdef cnp.dtype FLOAT32 = np.dtype(np.float32)
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept  # sets the exception, which stays pending: see raise_pending
@@ -204,8 +207,34 @@ cdef cnp.ndarray contiguous(object array):
     return np.ascontiguousarray(array, np.float32)
 
 
-cdef object overlaps(cnp.ndarray a, cnp.ndarray b):
-    if not np.may_share_memory(a, b):
+cdef object as_integer(str what, str name, object value, str wanted):
+    if not isinstance(value, (bool, np.bool_)):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{what}: {name} is {type(value).__name__}, want {wanted}")
+
+
+cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Whether the C-contiguous a and b span common addresses; the elements may still differ."""
+    cdef char *a_start = <char *>cnp.PyArray_DATA(a)
+    cdef char *b_start = <char *>cnp.PyArray_DATA(b)
+    cdef char *b_end = b_start + cnp.PyArray_ITEMSIZE(b)
+    cdef int64_t span
+    for i in range(cnp.PyArray_NDIM(b)):
+        if cnp.PyArray_DIM(b, i) == 0:
+            return False
+        span = (cnp.PyArray_DIM(b, i) - 1) * cnp.PyArray_STRIDE(b, i)
+        if span < 0:
+            b_start += span
+        else:
+            b_end += span
+    return b_start < a_start + cnp.PyArray_NBYTES(a) and a_start < b_end
+
+
+cdef bint overlaps(cnp.ndarray a, cnp.ndarray b) except -1:
+    if not may_overlap(a, b):
         return False
     try:
         return np.shares_memory(a, b, max_work=10_000)
@@ -283,9 +312,10 @@ cdef class Network:
         self.check_built()
         return tuple(describe(fnn_network_row(self.network, i)) for i in range(len(self.shapes)))
 
-    def check_built(self):
+    cdef int check_built(self) except -1:
         if self.network == NULL:
             raise RuntimeError(f"{type(self).__name__}.__init__ has not been called")
+        return 0
 
     # -- the four verbs; cdef run() does the work ------------------------------------------------
 
@@ -320,6 +350,7 @@ cdef class Network:
         Softmax outputs as they are, log_softmax exponentiated, several sigmoids each for itself.
         Any other last layer is a TypeError. Arguments as of `predict`.
         """
+        self.check_built()
         name = fnn_activations[self.last_activation].name
         if name not in (b"softmax", b"log_softmax", b"sigmoid"):
             raise TypeError(
@@ -337,20 +368,22 @@ cdef class Network:
         """
         cdef fnn_call call
         cdef cnp.ndarray labels, scores
+        cdef cnp.npy_intp dimensions[2]
+        self.check_built()
         if self.n_outputs == 1 or self.is_regression:
             raise TypeError("top_k: needs a classifier with two or more outputs")
-        if isinstance(k, bool) or not hasattr(k, "__index__"):
-            raise TypeError(f"top_k: k is {type(k).__name__}, want an integer")
+        k = as_integer("top_k", "k", k, "an integer")
         if not 1 <= k <= self.n_outputs:
             raise ValueError(f"top_k: k is {k}, want 1..{self.n_outputs}")
         kept = self.take_rows("top_k", x, &call)
-        shape = (call.n_rows, int(k))
+        shape = (call.n_rows, k)
+        dimensions[0], dimensions[1] = call.n_rows, k
         if out is None:
             out = np.empty(shape, self.label_dtype), np.empty(shape, np.float32)
         elif not isinstance(out, tuple) or len(out) != 2:
             raise TypeError("top_k: out is to be a tuple of two arrays: labels, scores")
-        check_out("top_k", "out[0]", out[0], shape, self.label_dtype, kept)
-        check_out("top_k", "out[1]", out[1], shape, np.dtype(np.float32), kept)
+        check_out("top_k", "out[0]", out[0], 2, dimensions, self.label_dtype, kept)
+        check_out("top_k", "out[1]", out[1], 2, dimensions, FLOAT32, kept)
         if overlaps(out[0], out[1]):
             raise ValueError("top_k: out[0] and out[1] overlap")
         labels = out[0] if self.class_values is None else np.empty(shape, np.int64)
@@ -369,8 +402,10 @@ cdef class Network:
         """Each layer's (z, activation), float32 (n, outputs of the layer); the last activation has
         the bits of `forward`. out: a list of such pairs. Other arguments as of `predict`."""
         cdef fnn_call call
-        cdef int n_layers = len(self.shapes)
+        cdef int n_layers
         cdef float **pointers
+        self.check_built()
+        n_layers = len(self.shapes)
         kept = self.take_rows("trace", x, &call)
         shapes = [(call.n_rows, n) for n in self.shapes]
         if out is None:
@@ -431,8 +466,8 @@ cdef class Network:
                 shape[1] = 2
         is_mapped = output == FNN_LABELS and self.class_values is not None
         if out is not None:
-            check_out(what, "out", out, (shape[0], shape[1])[:n_dimensions],
-                      self.label_dtype if output == FNN_LABELS else np.dtype(np.float32), kept)
+            check_out(what, "out", out, n_dimensions, shape,
+                      self.label_dtype if output == FNN_LABELS else FLOAT32, kept)
         if out is None or is_mapped:
             target = cnp.PyArray_EMPTY(n_dimensions, shape, dtype, 0)
         else:
@@ -459,7 +494,7 @@ cdef class Network:
         rows = x
         i = cnp.PyArray_TYPE(rows)
         if (i != cnp.NPY_UINT8 and i != cnp.NPY_FLOAT32) or not cnp.PyArray_ISBEHAVED_RO(rows):
-            rows = self.converted(what, rows)
+            rows = converted(what, rows, self.takes_pixels_only)
         call.dtype = FNN_U8 if cnp.PyArray_TYPE(rows) == cnp.NPY_UINT8 else FNN_F32
         for i in range(1, cnp.PyArray_NDIM(rows)):
             n_columns *= cnp.PyArray_DIM(rows, i)
@@ -486,31 +521,13 @@ cdef class Network:
         call.x = cnp.PyArray_DATA(rows)
         return rows
 
-    def converted(self, what, rows):
-        """uint8 or float32 rows, aligned and of native byte order, from an array of another kind."""
-        kind = rows.dtype.kind
-        if rows.dtype == np.uint8:
-            return rows.astype(np.uint8, order="C")
-        if kind == "f" or rows.dtype.name == "bfloat16":
-            with np.errstate(over="ignore"):  # beyond float32's range is infinite, in that row alone
-                return rows.astype(np.float32, order="C")
-        if kind not in "biu":
-            raise TypeError(f"{what}: x has dtype {rows.dtype}, want uint8 or a float type")
-        if self.takes_pixels_only:
-            raise TypeError(
-                f"{what}: x has dtype {rows.dtype}, which is ambiguous for a network with a scale, "
-                "mean or std: give pixels as uint8, or floats in the network's own units"
-            )
-        return rows.astype(np.float32, order="C")
-
     cdef int choose_threads(self, str what, object threads, int64_t n_rows) except -1:
         if threads is None:
             if not fnn_may_split(self.network, n_rows):
                 return 1
             from fastnn.cpus import default_threads
             return default_threads()
-        if isinstance(threads, bool) or not hasattr(threads, "__index__"):
-            raise TypeError(f"{what}: threads is {type(threads).__name__}, want an integer or None")
+        threads = as_integer(what, "threads", threads, "an integer or None")
         if not 1 <= threads <= 1024:
             raise ValueError(f"{what}: threads is {threads}, want 1..1024")
         return threads
@@ -530,6 +547,25 @@ cdef class Network:
         if status == FNN_NO_MEMORY:
             raise MemoryError("no memory for the workspace")
         return 0
+
+
+cdef cnp.ndarray converted(str what, cnp.ndarray rows, bint takes_pixels_only):
+    """uint8 or float32 rows, aligned and of native byte order, from an array of another kind."""
+    dtype = (<object>rows).dtype
+    kind = dtype.kind
+    if dtype == np.uint8:
+        return (<object>rows).astype(np.uint8, order="C")
+    if kind == "f" or dtype.name == "bfloat16":
+        with np.errstate(over="ignore"):  # beyond float32's range is infinite, in that row alone
+            return (<object>rows).astype(np.float32, order="C")
+    if kind not in "biu":
+        raise TypeError(f"{what}: x has dtype {dtype}, want uint8 or a float type")
+    if takes_pixels_only:
+        raise TypeError(
+            f"{what}: x has dtype {dtype}, which is ambiguous for a network with a scale, "
+            "mean or std: give pixels as uint8, or floats in the network's own units"
+        )
+    return (<object>rows).astype(np.float32, order="C")
 
 
 cdef cnp.ndarray flattened_columns(cnp.ndarray rows):
@@ -562,29 +598,38 @@ cdef int check_trace_out(object out, list shapes, cnp.ndarray x) except -1:
     if (not isinstance(out, list) or len(out) != len(shapes)
             or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in out)):
         raise TypeError(f"trace: out is to be a list of {len(shapes)} pairs of arrays: z, activation")
+    cdef cnp.npy_intp dimensions[2]
     seen = []
     for i, (pair, shape) in enumerate(zip(out, shapes)):
+        dimensions[0], dimensions[1] = shape
         for j, array in enumerate(pair):
-            check_out("trace", f"out[{i}][{j}]", array, shape, np.dtype(np.float32), x)
+            check_out("trace", f"out[{i}][{j}]", array, 2, dimensions, FLOAT32, x)
             if any(overlaps(array, other) for other in seen):
                 raise ValueError(f"trace: out[{i}][{j}] overlaps another array of out")
             seen.append(array)
     return 0
 
 
-cdef int check_out(str what, str name, object out, tuple shape, cnp.dtype dtype,
-                   cnp.ndarray x) except -1:
+cdef int check_out(str what, str name, object out, int n_dimensions, cnp.npy_intp *shape,
+                   cnp.dtype dtype, cnp.ndarray x) except -1:
+    cdef cnp.ndarray array
+    cdef bint is_shaped
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{what}: {name} is {type(out).__name__}, want a NumPy array")
-    if out.dtype != dtype:
+    array = out
+    if <object>cnp.PyArray_DESCR(array) is not dtype and out.dtype != dtype:
         raise TypeError(f"{what}: {name} has dtype {out.dtype}, want {dtype}")
-    if (<tuple>out.shape) != shape:
-        raise ValueError(f"{what}: {name} has shape {out.shape}, want {shape}")
-    if not cnp.PyArray_ISCARRAY(<cnp.ndarray>out):
+    is_shaped = cnp.PyArray_NDIM(array) == n_dimensions
+    for i in range(n_dimensions if is_shaped else 0):
+        is_shaped = is_shaped and cnp.PyArray_DIM(array, i) == shape[i]
+    if not is_shaped:
+        wanted = tuple([shape[i] for i in range(n_dimensions)])
+        raise ValueError(f"{what}: {name} has shape {out.shape}, want {wanted}")
+    if not cnp.PyArray_ISCARRAY(array):
         flags = out.flags
         problem = ("read-only" if not flags.writeable else "not C-contiguous"
                    if not flags.c_contiguous else "not aligned or not of native byte order")
         raise ValueError(f"{what}: {name} is {problem}")
-    if overlaps(out, x):
+    if overlaps(array, x):
         raise ValueError(f"{what}: {name} overlaps x")
     return 0

@@ -1,10 +1,12 @@
 """How many threads a call gets when nobody says: what the operating system lets this process use.
 
-Invariant: read anew at each question, for affinity and quota may change while a process runs; the
-engine asks only for calls worth several hundred microseconds.
+Invariant: an answer is at most a second old, for affinity and quota may change while a process runs.
+The affinity is asked for each time (1 us); the quota's files take longer to read than a call that is
+worth splitting, so they are read once a second.
 """
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +22,21 @@ def default_threads() -> int:
             raise ValueError(f"FASTNN_NUM_THREADS: got {named!r}, want 1..1024")
         return int(named)
     n_cpus = len(os.sched_getaffinity(0))
-    quota = _quota()
+    quota = _recent_quota()
     return n_cpus if quota is None else max(1, min(n_cpus, int(quota)))
+
+
+_recent: tuple[float, float | None] = (float("-inf"), None)  # when, what
+
+
+def _recent_quota() -> float | None:
+    """`_quota()` as of the last second. One assignment replaces the pair, so threads may race."""
+    global _recent
+    when, quota = _recent
+    if time.monotonic() - when > 1:
+        quota = _quota()
+        _recent = time.monotonic(), quota
+    return quota
 
 
 def _quota(
@@ -29,11 +44,13 @@ def _quota(
 ) -> float | None:
     """CPUs' worth of time that this process's cgroup and those above it allow; None: no limit."""
     try:
-        lines = proc.read_text().splitlines()
+        lines = proc.read_bytes().decode(errors="surrogateescape").split("\n")
     except OSError:
         return None
     quotas = []
     for line in lines:  # hierarchy:controllers:path
+        if line.count(":") < 2:
+            continue
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             quotas += _along(root, path, _quota_v2)

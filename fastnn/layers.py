@@ -68,6 +68,8 @@ class Dense:
         activation: str = "identity",
         **parameters: float,
     ) -> None:
+        if hasattr(self, "weight"):
+            raise RuntimeError("Dense: __init__ was called before; a layer never changes")
         weights, biases = _float32("weight", weight), _float32("bias", bias)
         if weights.ndim != 2 or not weights.size:
             raise ValueError(
@@ -143,7 +145,7 @@ def _float32(what: str, values: npt.ArrayLike) -> npt.NDArray[np.float32]:
             "wanted numbers that are finite in float32"
         )
     copy.flags.writeable = False
-    return copy
+    return copy.view()  # of read-only memory: nobody can make it writeable again
 
 
 def _parameters(activation: str, given: Mapping[str, float]) -> dict[str, float]:

@@ -208,3 +208,56 @@ def test_trace_into_given_arrays() -> None:
         model.trace(x, out=out[:1])
     with pytest.raises(ValueError, match=r"trace: out\[0\]\[1\] overlaps"):
         model.trace(x, out=[(out[0][0], out[0][0]), out[1]])
+
+
+def test_top_k_of_many_is_a_stable_sort() -> None:
+    rng = generator(5)
+    n = 2000
+    network = _core.Network([dense(rng, 8, n)])
+    x = rng.integers(-2, 3, (3, 8)).astype(np.float32)  # small integers: many ties
+    x[2] = 0
+    z = network.decision_function(x)
+    for k in (1, 2, 17, n):
+        labels, scores = network.top_k(x, k)
+        want = np.argsort(-z, axis=1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(labels, want)
+        np.testing.assert_array_equal(scores, np.take_along_axis(z, want, axis=1))
+
+
+def test_an_object_that_was_not_initialised_says_so() -> None:
+    network = fastnn.Model.__new__(fastnn.Model)
+    x = np.zeros((1, 3), np.float32)
+    for call in (network.predict, network.predict_proba, network.trace):
+        with pytest.raises(RuntimeError, match="__init__ has not been called"):
+            call(x)
+    with pytest.raises(RuntimeError, match="__init__ has not been called"):
+        network.top_k(x, 1)
+
+
+def test_a_subclass_cannot_come_between_checks_and_c() -> None:
+    class Odd(fastnn.Model):
+        def converted(self, *_: object) -> object:
+            return np.zeros(1)
+
+        def check_built(self) -> None:
+            return None
+
+    layer = fastnn.Dense(np.eye(3), np.zeros(3))
+    np.testing.assert_array_equal(Odd([layer]).forward(np.ones((1, 3))), np.ones((1, 3)))
+    with pytest.raises(RuntimeError, match="__init__ has not been called"):
+        Odd.__new__(Odd).forward(np.ones((1, 3)))
+
+
+def test_integers_are_taken_by_index_alone() -> None:
+    class Two:
+        def __index__(self) -> int:
+            return 2
+
+    network = _core.Network([dense(generator(6), 4, 5)])
+    x = np.ones((2, 4), np.float32)
+    assert network.top_k(x, Two(), threads=Two())[0].shape == (2, 2)
+    for value in (True, 1.0, np.array([1, 2]), np.array(2.0), "2"):
+        with pytest.raises(TypeError, match="threads is"):
+            network.forward(x, threads=value)
+        with pytest.raises(TypeError, match="k is"):
+            network.top_k(x, value)

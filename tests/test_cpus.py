@@ -14,6 +14,7 @@ def eight_cpus(monkeypatch):
     monkeypatch.delenv("FASTNN_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(cpus, "_quota", lambda: None)
+    monkeypatch.setattr(cpus, "_recent", (float("-inf"), None))
 
 
 def test_affinity(eight_cpus):
@@ -29,6 +30,24 @@ def test_own_affinity(monkeypatch):
 def test_the_quota_is_rounded_down_to_at_least_one(eight_cpus, monkeypatch, quota, threads):
     monkeypatch.setattr(cpus, "_quota", lambda: quota)
     assert cpus.default_threads() == threads
+
+
+def test_the_quota_is_read_once_a_second(eight_cpus, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(cpus.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(cpus, "_quota", lambda: 5.0)
+    assert cpus.default_threads() == 5
+    monkeypatch.setattr(cpus, "_quota", lambda: 3.0)
+    assert cpus.default_threads() == 5
+    now[0] += 1.1
+    assert cpus.default_threads() == 3
+
+
+def test_a_cgroup_path_of_odd_bytes(tmp_path):
+    proc = tmp_path / "cgroup"
+    proc.write_bytes(b"0::/a\xff\x0c\x85:b\nno colons\n")
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert cpus._quota(proc, tmp_path) == 1.5
 
 
 @pytest.mark.parametrize("value", ["1", "3", "1024"])

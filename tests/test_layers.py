@@ -102,3 +102,12 @@ def test_pickle_goes_through_the_constructor():
     with pytest.raises(ValueError, match="bias has shape"):
         rebuild(state[0], state[1][:1], *state[2:])
     assert copy.copy(layer) is copy.deepcopy(layer) is layer
+
+
+def test_a_layer_cannot_be_made_again() -> None:
+    layer = Dense([[1.0]], [0.0])
+    with pytest.raises(RuntimeError, match="never changes"):
+        layer.__init__([[2.0]], [1.0])
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        layer.weight.flags.writeable = True
+    assert layer.weight[0, 0] == 1
