@@ -59,7 +59,7 @@ def run(
         best[system] = interleaved.fastest(forms)
     peak = None
     if with_peak:
-        rounds = max(15, int(seconds / 2 / (2 * length)))
+        rounds = max(25, int(seconds / 2 / (2 * length)))
         peak = interleaved.against_peak(workload, rounds=rounds, slice_seconds=length)
     return Result(workload, best, peak)
 
@@ -122,7 +122,7 @@ def as_json(results: list[Result], about: dict[str, Any]) -> str:
         ]
         if result.peak is not None:
             entry["share_of_peak"] = result.peak.share
-            entry["share_of_best_peak"] = result.peak.share_of_best
+            entry["share_of_peak_p10_p90"] = result.peak.spread
         listing.append(entry)
     return json.dumps({"machine": about, "results": listing}, indent=1)
 
@@ -145,10 +145,10 @@ def as_markdown(results: list[Result], about: dict[str, Any]) -> str:
                 f"{_time(low)}-{_time(high)} | {rate:,.0f} | {ratio} |"
             )
         if result.peak is not None:
+            low, high = result.peak.spread
             notes.append(
-                f"{result.workload.name}: fastnn runs at {result.peak.share:.1%} of the float32 "
-                f"FMA peak measured in turns with it, {result.peak.share_of_best:.1%} of "
-                "that peak's best bursts."
+                f"{result.workload.name}: fastnn runs at {result.peak.share:.1%} of the core's "
+                f"float32 FMA peak (p10-p90 {low:.1%}-{high:.1%}), measured in turns with it."
             )
         notes.append(f"{result.workload.name}: {result.workload.source}.")
     versions = ", ".join(f"{name} {v}" for name, v in about["versions"].items())

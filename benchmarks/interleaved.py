@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter_ns
+from time import perf_counter_ns, thread_time_ns
 from typing import Any
 
 import numpy as np
@@ -136,54 +136,54 @@ def fastest(slices: Sequence[Slices]) -> Slices:
 
 @dataclass(frozen=True)
 class Peak:
-    """fastnn beside multiply-adds in registers, on the same core, in turns. Rates in GFLOP/s."""
+    """fastnn beside multiply-adds in registers, on the same core, in turns. Rates in GFLOP/s.
+
+    Time that the operating system gives to other processes counts for neither: the question is how
+    well fastnn uses the core while it has it. A slower clock or a neighbour on the core slows both.
+    """
 
     executed: npt.NDArray[np.float64]
-    mean: npt.NDArray[np.float64]
-    """Of all bursts of a round: what the machine's other users leave, as fastnn sees it."""
-    best: npt.NDArray[np.float64]
-    """Of a round's bursts: the core undisturbed."""
+    """Of each round, in CPU time of the thread."""
+    peak: npt.NDArray[np.float64]
+    """Of each round: the median of many bursts of less than 0.1 ms."""
 
     @property
     def share(self) -> float:
-        """Of the mean peak beside it: the median over the rounds."""
-        return float(np.median(self.executed / self.mean))
+        """The median over the rounds."""
+        return float(np.median(self.executed / self.peak))
 
     @property
-    def share_of_best(self) -> float:
-        """The median rate over the median of the best bursts."""
-        return float(np.median(self.executed) / np.median(self.best))
+    def spread(self) -> tuple[float, float]:
+        """10th and 90th percentile of the rounds' shares."""
+        low, high = np.percentile(self.executed / self.peak, (10, 90))
+        return float(low), float(high)
 
 
 def against_peak(workload: Workload, *, rounds: int, slice_seconds: float) -> Peak:
     """fastnn's executed multiply-adds (zeros left out) on `workload` beside the measured peak."""
     model = workload.model()
     verb = model.predict if workload.takes_pixels else model.forward
-    out = verb(workload.batches[0])
+    out = np.empty_like(verb(workload.batches[0]))
     isa = model.kernels[0]["isa"]
     flop = [2e-9 * model._work(rows, threads=1)["executed"] for rows in workload.batches]
     at = 0
 
     def work() -> float:
         nonlocal at
-        start, done = perf_counter_ns(), 0.0
-        while True:
+        start, done, elapsed = thread_time_ns(), 0.0, 0.0
+        while elapsed < slice_seconds:
             verb(workload.batches[at], out=out)
             done += flop[at]
             at = (at + 1) % len(flop)
-            elapsed = (perf_counter_ns() - start) * 1e-9
-            if elapsed >= slice_seconds:
-                return done / elapsed
-
-    best = []
+            elapsed = (thread_time_ns() - start) * 1e-9
+        return done / elapsed
 
     def burn() -> float:
-        bursts, start = [], perf_counter_ns()
-        while (perf_counter_ns() - start) * 1e-9 < slice_seconds:
-            bursts.append(_core.peak_gflops(isa, 0.0))  # one burst, all of the same length
-        best.append(max(bursts))
-        return len(bursts) / sum(1 / rate for rate in bursts)
+        bursts, start = [], thread_time_ns()
+        while (thread_time_ns() - start) * 1e-9 < slice_seconds:
+            bursts.append(_core.peak_gflops(isa, 0.0))  # one burst
+        return float(np.median(bursts))
 
     work()
-    executed, mean = alternate((work, burn), rounds)
-    return Peak(executed, mean, np.array(best))
+    executed, peak = alternate((work, burn), rounds)
+    return Peak(executed, peak)
