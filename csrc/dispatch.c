@@ -24,15 +24,15 @@ enum { N_ROWS = sizeof rows / sizeof rows[0] };
 
 /* In rank order: under a ceiling, this ISA and those above it in the list may be used. */
 const fnn_isa fnn_isas[] = {
-    {"scalar", 0},
+    {"scalar", 0, "scalar"},
 #if defined(__x86_64__)
-    {"avx2", FNN_NEEDS_AVX2},
-    {"avxvnni", FNN_NEEDS_AVX2 | FNN_CPU(AVX_VNNI)},
-    {"avx512", FNN_NEEDS_AVX512},
-    {"avx512vnni", FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI)},
-    {"avx512bf16", FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI) | FNN_CPU(AVX512_BF16)},
+    {"avx2", FNN_NEEDS_AVX2, "avx2"},
+    {"avxvnni", FNN_NEEDS_AVX2 | FNN_CPU(AVX_VNNI), "avx2"},
+    {"avx512", FNN_NEEDS_AVX512, "avx512"},
+    {"avx512vnni", FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI), "avx512"},
+    {"avx512bf16", FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI) | FNN_CPU(AVX512_BF16), "avx512"},
 #elif defined(__aarch64__)
-    {"neon", FNN_CPU(ASIMD)},
+    {"neon", FNN_CPU(ASIMD), "neon"},
 #endif
 };
 const int fnn_n_isas = sizeof fnn_isas / sizeof fnn_isas[0];
@@ -46,16 +46,10 @@ static int rank(const char *isa)
 
 int fnn_isa_is_available(const fnn_isa *isa)
 {
-    /* Of ISAs whose kernels this build left out, the next best below serves; but one that was left
-     * out for the compiler is reported as missing when nothing of its width was compiled in. */
     if ((isa->needs & ~fnn_cpu_features()) != 0) return 0;
-    int has_row_of_width = isa->needs == 0;
-    for (int i = 0; i < N_ROWS; i++) {
-        const uint64_t width = rows[i]->needs;
-        has_row_of_width |= width != 0 && (width & isa->needs) == width &&
-                            ((width ^ isa->needs) & FNN_CPU(AVX512F)) == 0;
-    }
-    return has_row_of_width;
+    for (int i = 0; i < N_ROWS; i++)
+        if (strcmp(rows[i]->isa, isa->kernel) == 0) return 1;
+    return 0; /* the compiler was too old for it */
 }
 
 fnn_status fnn_select(const char *isa, const char *format, const fnn_row **row)

@@ -45,7 +45,8 @@ extern const int fnn_n_activations;
 /* An ISA is a ceiling: x86 ISAs rank scalar < avx2 < avxvnni < avx512 < avx512vnni < avx512bf16. */
 typedef struct {
     const char *name;
-    uint64_t needs; /* fnn_cpu_features() bits */
+    uint64_t needs;     /* fnn_cpu_features() bits */
+    const char *kernel; /* whose kernels are the least that this ISA stands for */
 } fnn_isa;
 
 extern const fnn_isa fnn_isas[];

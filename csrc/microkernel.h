@@ -121,6 +121,8 @@ INLINE void rows(const fnn_tile *t, const int m)
     if (left > 0 && left <= W) tile(t, m, 1, 1, panel);
 }
 
+_Static_assert(FNN_MR == 6 || FNN_MR == 12, "gemm has a case for each m up to FNN_MR");
+
 static void gemm(const fnn_tile *t)
 {
     switch (t->m) {

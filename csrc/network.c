@@ -107,7 +107,9 @@ static int64_t choose_block(const fnn_network *net, int64_t mr)
         if (before + net->layers[i].ld > widest) widest = before + net->layers[i].ld;
     }
     int64_t n_tiles = l2 * 3 / 4 / (widest * 4) / mr;
-    n_tiles = n_tiles < 4 ? 4 : n_tiles > MAX_TILES ? MAX_TILES : n_tiles;
+    /* Of wide layers at least 4 tiles, which L3 may hold; of very wide ones, what is reasonable. */
+    if (n_tiles < 4) n_tiles = (int64_t)64 << 20 >= 4 * mr * widest * 4 ? 4 : 1;
+    if (n_tiles > MAX_TILES) n_tiles = MAX_TILES;
     return n_tiles * mr;
 }
 

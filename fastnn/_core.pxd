@@ -20,6 +20,7 @@ cdef extern from "fastnn.h" nogil:
     ctypedef struct fnn_isa:
         const char *name
         uint64_t needs
+        const char *kernel
     const fnn_isa fnn_isas[]
     const int fnn_n_isas
     int fnn_isa_is_available(const fnn_isa *isa)

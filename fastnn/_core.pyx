@@ -145,6 +145,11 @@ cdef object ceiling(object isa):
     return isa.encode()
 
 
+def check_isa(isa=None):
+    """Raise TypeError or ValueError as a network would for this `isa`, or FASTNN_ISA if None."""
+    ceiling(isa)
+
+
 cdef const fnn_row *best_row(object isa) except NULL:
     cdef const fnn_row *row = NULL
     name = ceiling(isa)

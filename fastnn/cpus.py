@@ -1,8 +1,8 @@
 """How many threads a call gets when nobody says: what the operating system lets this process use.
 
-Invariant: an answer is at most a second old, for affinity and quota may change while a process runs.
-The affinity is asked for each time (1 us); the quota's files take longer to read than a call that is
-worth splitting, so they are read once a second.
+Invariant: an answer is at most a second old, for affinity and quota may change while a process
+runs. The affinity is asked for each time (1 us); the quota's files take up to half as long to read
+as a call that is worth splitting, so they are read once a second.
 """
 
 import os

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn import _core
+from fastnn.checks import frozen
 
 __all__ = ["Dense"]
 
@@ -144,8 +145,7 @@ def _float32(what: str, values: npt.ArrayLike) -> npt.NDArray[np.float32]:
             f"Dense: {what} has the value {given[where]} at {list(where)}, "
             "wanted numbers that are finite in float32"
         )
-    copy.flags.writeable = False
-    return copy.view()  # of read-only memory: nobody can make it writeable again
+    return frozen(copy)
 
 
 def _parameters(activation: str, given: Mapping[str, float]) -> dict[str, float]:

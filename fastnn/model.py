@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastnn._core import Network, activations
+from fastnn import checks
+from fastnn._core import Network, activations, check_isa
 from fastnn.errors import LoadError
 from fastnn.layers import Dense
 
@@ -234,13 +235,13 @@ def load(name_or_path: str | os.PathLike[str], *, isa: str | None = None) -> Mod
     """
     from fastnn import formats
 
+    check_isa(isa)  # first: what is refused below is the file's fault
     path = _path_of(name_or_path)
     file = formats.read(path)
     try:
-        parts = _validated(file.layers, file.classes, file.task, file.scale, file.mean, file.std)
+        return Model(**vars(file), isa=isa)
     except (TypeError, ValueError) as error:
         raise LoadError(f"{path}: {error}") from None
-    return Model(**parts._asdict(), metadata=file.metadata, isa=isa)
 
 
 def _path_of(name_or_path: str | os.PathLike[str]) -> str:
@@ -285,8 +286,8 @@ def _validated(
     if task == "regress" and classes is not None:
         raise ValueError('Model: classes are given with task "regress", which has no classes')
     n_inputs = chain[0].n_inputs
-    scale = _units("scale", scale, n_inputs)
-    std = _units("std", std, n_inputs)
+    scale = checks.units("Model", "scale", scale, n_inputs)
+    std = checks.units("Model", "std", std, n_inputs)
     if not np.all(scale):
         raise ValueError("Model: scale has a 0, wanted other numbers")
     if np.any(np.less_equal(std, 0)):
@@ -296,7 +297,7 @@ def _validated(
         classes=None if classes is None else _labels(classes, last.n_outputs),
         task=task,
         scale=scale,
-        mean=_units("mean", mean, n_inputs),
+        mean=checks.units("Model", "mean", mean, n_inputs),
         std=std,
     )
 
@@ -326,39 +327,16 @@ def _chain(layers: Iterable[Dense]) -> tuple[Dense, ...]:
 
 
 def _labels(classes: npt.ArrayLike, n_outputs: int) -> npt.NDArray[Any]:
-    labels = np.array(classes)  # a copy: the caller's array stays the caller's
+    labels = checks.labels("Model", classes)
     wanted = max(2, n_outputs)
-    if labels.ndim != 1 or len(labels) != wanted:
+    if len(labels) != wanted:
         raise ValueError(
             f"Model: classes has shape {labels.shape}, wanted ({wanted},) "
             f"for {n_outputs} output{'s' * (n_outputs > 1)}"
         )
-    if labels.dtype.kind not in "iuUb":
-        raise TypeError(
-            f"Model: classes has dtype {labels.dtype}, wanted integers, strings or booleans"
-        )
     if len(np.unique(labels)) < len(labels):
         raise ValueError("Model: classes has the same label twice, wanted distinct ones")
-    labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)
-    labels.flags.writeable = False
     return labels
-
-
-def _units(name: str, value: npt.ArrayLike, n_inputs: int) -> float | npt.NDArray[np.float64]:
-    numbers = np.array(value)
-    if numbers.dtype.kind not in "iuf":
-        raise TypeError(f"Model: {name} has dtype {numbers.dtype}, wanted real numbers")
-    if numbers.shape not in ((), (n_inputs,)):
-        raise ValueError(
-            f"Model: {name} has shape {numbers.shape}, wanted one number or ({n_inputs},)"
-        )
-    numbers = numbers.astype(np.float64)
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"Model: {name} has NaN or Inf, wanted finite numbers")
-    if numbers.ndim == 0:
-        return float(numbers)
-    numbers.flags.writeable = False
-    return numbers
 
 
 def _fold(

@@ -172,12 +172,12 @@ def test_bundled_models_are_in_the_form_that_is_written_today(tmp_path, name):
         ({"layers": [Dense([[1]], [0])] * 257}, ValueError, "257 layers"),
         ({"layers": [1]}, TypeError, r"layers\[0\] is a int"),
         ({"task": "guess"}, ValueError, "task is 'guess'"),
-        ({"classes": [0.5, 1]}, TypeError, "classes is float64"),
-        ({"classes": [["a"], ["b"]]}, TypeError, r"of shape \(2, 1\)"),
+        ({"classes": [0.5, 1]}, TypeError, "classes has dtype float64"),
+        ({"classes": [["a"], ["b"]]}, ValueError, r"shape \(2, 1\)"),
         ({"classes": ["a", "\ud800"]}, ValueError, "classes has half a surrogate"),
         ({"scale": np.nan}, ValueError, "scale has NaN"),
-        ({"mean": [1.0, 2]}, ValueError, r"mean is float64 of shape \(2,\), wanted .*\(1,\)"),
-        ({"std": "1"}, ValueError, "std is <U1"),
+        ({"mean": [1.0, 2]}, ValueError, r"mean has shape \(2,\), wanted .*\(1,\)"),
+        ({"std": "1"}, TypeError, "std has dtype <U1"),
         ({"metadata": {"a": 1}}, TypeError, "metadata has 'a': 1"),
         ({"metadata": {"a": "\ud800"}}, ValueError, "half a surrogate"),
     ],
@@ -503,8 +503,8 @@ def test_units_of_another_shape_or_dtype(tmp_path):
     known = json.loads(native()[8:].partition(b"\0")[0].decode().rpartition("}")[0] + "}")
     known.pop("__metadata__")
     for dtype, shape, match in [
-        ("F64", [2], r"mean is float64 of shape \(2,\)"),
-        ("F64", [1, 1], "mean is float64 of shape"),
+        ("F64", [2], r"mean has shape \(2,\)"),
+        ("F64", [1, 1], "mean has shape"),
         ("F32", [2], "tensor mean of F64, found F32"),
     ]:
         end = 16 + int(dtype[1:]) // 8 * int(np.prod(shape))
@@ -646,9 +646,9 @@ def test_activations_are_not_guessed(tmp_path):
         ({"metadata": saved(np.array("[]"))}, "metadata to be a JSON object"),
         ({"metadata": saved(np.array('{"a": 1}'))}, "metadata has 'a': 1"),
         ({"metadata": saved(np.array('{"a": "\\ud800"}'))}, "surrogate"),
-        ({"classes": saved(np.array([0.5, 1]))}, "classes is float64"),
+        ({"classes": saved(np.array([0.5, 1]))}, "classes has dtype float64"),
         ({"scale": saved(np.array(np.inf))}, "scale has NaN or Inf"),
-        ({"mean": saved(np.zeros(2))}, r"mean is float64 of shape \(2,\)"),
+        ({"mean": saved(np.zeros(2))}, r"mean has shape \(2,\)"),
         ({"classes": npy("'|b1'", "(2,)", b"\x00\x02")}, "booleans 0 and 1, found 2"),
         ({"classes": npy("'<U1'", "(1,)", b"\xff" * 4)}, "Unicode"),
         ({"classes": npy("'<U1'", "(1,)", b"\x00\xd8\0\0")}, "surrogate"),

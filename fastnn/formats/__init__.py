@@ -41,6 +41,8 @@ def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> ModelFi
     `max_bytes` bytes (unpacked); `OSError` if it cannot be opened.
     """
     name = Path(os.fsdecode(path))
+    if "\0" in str(name):
+        raise LoadError(f"{str(name)!r}: no path: it has a null character")
     if name.suffix not in _MODULES:
         raise LoadError(f"{name}: the format is not known by its suffix, {_WANTED}")
     module = _module(name.suffix)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from fastnn import checks
 from fastnn.layers import Dense
 
 MAX_LAYERS = 256
@@ -57,57 +58,19 @@ class ModelFile:
         for name, value in metadata.items():
             if not isinstance(name, str) or not isinstance(value, str):
                 raise TypeError(f"ModelFile: metadata has {name!r}: {value!r}, wanted strings")
-            if not _is_text(name + value):
+            if not checks.is_text(name + value):
                 raise ValueError(f"ModelFile: metadata[{name!r}] has half a surrogate pair")
         widths = [layers[0].n_inputs, *(layer.n_outputs for layer in layers)]
         if max(widths) > MAX_WIDTH:
             raise ValueError(f"ModelFile: a layer of width {max(widths)}, wanted 1 to {MAX_WIDTH}")
         set_field = object.__setattr__  # the record is frozen
         set_field(self, "layers", layers)
-        set_field(self, "classes", _labels(self.classes))
+        if self.classes is not None:
+            set_field(self, "classes", checks.labels("ModelFile", self.classes))
         for name in ("scale", "mean", "std"):
-            set_field(self, name, _units(name, getattr(self, name), layers[0].n_inputs))
+            value = checks.units("ModelFile", name, getattr(self, name), layers[0].n_inputs)
+            set_field(self, name, value)
         set_field(self, "metadata", metadata)
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _labels(classes: npt.ArrayLike | None) -> npt.NDArray[np.generic] | None:
-    if classes is None:
-        return None
-    labels = np.array(classes)
-    if labels.ndim != 1 or labels.dtype.kind not in "iuUb":
-        raise TypeError(
-            f"ModelFile: classes is {labels.dtype} of shape {labels.shape}, "
-            "wanted integers, strings or booleans in one dimension"
-        )
-    if labels.dtype.kind == "U" and not all(map(_is_text, labels.tolist())):
-        raise ValueError("ModelFile: classes has half a surrogate pair")
-    labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)
-    labels.flags.writeable = False
-    return labels
-
-
-def _units(name: str, value: npt.ArrayLike, n_inputs: int) -> Units:
-    numbers = np.array(value)
-    if numbers.dtype.kind not in "iuf" or numbers.shape not in ((), (n_inputs,)):
-        raise ValueError(
-            f"ModelFile: {name} is {numbers.dtype} of shape {numbers.shape}, "
-            f"wanted a real number or ({n_inputs},) of them"
-        )
-    numbers = numbers.astype(np.float64)
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"ModelFile: {name} has NaN or Inf, wanted finite numbers")
-    if not numbers.ndim:
-        return float(numbers)
-    numbers.flags.writeable = False
-    return numbers
 
 
 class Wrong(Exception):
