@@ -68,8 +68,8 @@ class ModelFile:
         if self.classes is not None:
             set_field(self, "classes", checks.labels("ModelFile", self.classes))
         for name in ("scale", "mean", "std"):
-            value = checks.units("ModelFile", name, getattr(self, name), layers[0].n_inputs)
-            set_field(self, name, value)
+            given = getattr(self, name)
+            set_field(self, name, checks.units("ModelFile", name, given, layers[0].n_inputs))
         set_field(self, "metadata", metadata)
 
 
