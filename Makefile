@@ -60,7 +60,7 @@ test-wheel: $(VENV)/with-test  ## sdist -> wheel -> clean environment outside th
 	$(PY) tools/check_wheel.py $(ARGS)
 
 bench: $(VENV)/with-bench  ## measure fastnn beside its rivals
-	$(PY) -m pytest benchmarks $(ARGS)
+	$(PY) -m benchmarks.compare $(ARGS)
 
 lint: $(VENV)/with-dev  ## ruff and mypy
 	$(PY) -m ruff check .
