@@ -61,6 +61,8 @@ typedef struct {
     int is_relu;           /* act is relu, else identity */
     int is_continued;      /* the chain starts from y, not from the bias ... */
     int is_unfinished;     /* ... and y is to hold it as it is: K in several calls, same bits */
+    uintptr_t ahead;       /* gemm_packed: address of weights needed next, fetched on the way ... */
+    int64_t ahead_step;    /* ... so many bytes an input */
 } fnn_tile;
 
 /* Input rows to own floats, and the list of inputs that matter. */
@@ -85,6 +87,10 @@ struct fnn_row {
     int64_t (*encode_u8)(const fnn_encode *);  /* return the length of the list */
     int64_t (*encode_f32)(const fnn_encode *);
     void (*gemm)(const fnn_tile *);
+    /* Many outputs: NULL, or pack turns e->to of m = mr rows into [n_active, mr], the listed inputs
+     * alone (`spare` has room for as much), and gemm_packed takes that as x, whatever ldx. */
+    void (*pack)(const fnn_encode *, int64_t n_active, float *spare);
+    void (*gemm_packed)(const fnn_tile *);
     fnn_activate_fn *const *activate; /* [FNN_N_ACTIVATIONS]; on own memory: whole vectors */
     double (*burn)(int64_t n);
 };

@@ -16,6 +16,8 @@
 #error "microkernel.h: a parameter is missing, see its head"
 #endif
 
+#include <string.h>
+
 #include "kernel.h"
 
 /* gcc keeps an array of accumulators in memory unless each constant loop carries "GCC unroll"; the
@@ -39,6 +41,29 @@ enum { W = FNN_VEC_WIDTH, NR = 2 * W };
 /* Where vector j of a tile's n lies in a row of y. */
 #define COLUMN(j) ((j) / n_vectors * NR + (j) % n_vectors * W)
 
+/* Macros, as an array of accumulators handed to a function may land in memory.
+ * START: sum[m * n] from the bias, or from y where the chain goes on. */
+#define START                                                                                 \
+    float *const y = t->y + panel * NR;                                                       \
+    const float *const start = t->is_continued ? y : t->bias + panel * NR;                    \
+    const int64_t ld_start = t->is_continued ? t->ldy : 0;                                    \
+    UNROLL for (int i = 0; i < m; i++) {                                                      \
+        UNROLL for (int j = 0; j < n; j++)                                                    \
+            sum[i * n + j] = v_load(start + i * ld_start + COLUMN(j));                        \
+    }
+
+/* FINISH: sum to y, as it is or finished: -0 becomes +0 (see kernel.h), then relu. */
+#define FINISH                                                                                \
+    const vf zero = v_set1(0.0f);                                                             \
+    UNROLL for (int i = 0; i < m; i++) {                                                      \
+        UNROLL for (int j = 0; j < n; j++) {                                                  \
+            vf z = sum[i * n + j];                                                            \
+            if (!t->is_unfinished) z = v_add(z, zero);                                        \
+            if (!t->is_unfinished && t->is_relu) z = v_select(v_le(z, zero), zero, z);        \
+            v_store(y + i * t->ldy + COLUMN(j), z);                                           \
+        }                                                                                     \
+    }
+
 /* y[m, panels] for constant m, n_panels and n_vectors (1: only the first vector of a panel is in
  * use). m * n_panels * n_vectors accumulators. `is_relu` costs one select a vector. */
 INLINE void tile(const fnn_tile *t, const int m, const int n_panels, const int n_vectors,
@@ -58,12 +83,7 @@ INLINE void tile(const fnn_tile *t, const int m, const int n_panels, const int n
         OPAQUE(odd[i]);
     }
 
-    float *const y = t->y + panel * NR;
-    const float *const start = t->is_continued ? y : t->bias + panel * NR;
-    const int64_t ld_start = t->is_continued ? t->ldy : 0;
-    UNROLL for (int i = 0; i < m; i++) {
-        UNROLL for (int j = 0; j < n; j++) sum[i * n + j] = v_load(start + i * ld_start + COLUMN(j));
-    }
+    START;
     for (int64_t at = 0; at < n_active; at++) {
         const int64_t k = list[at];
         const float *const wk = w + k * NR;
@@ -86,20 +106,41 @@ INLINE void tile(const fnn_tile *t, const int m, const int n_panels, const int n
             }
         }
     }
-    if (t->is_unfinished) {
-        UNROLL for (int i = 0; i < m; i++) {
-            UNROLL for (int j = 0; j < n; j++) v_store(y + i * t->ldy + COLUMN(j), sum[i * n + j]);
-        }
-        return;
+    FINISH;
+}
+
+/* The same with x packed, m = mr: addresses are one register and constants, which leaves room to
+ * unroll and to fetch `ahead` without the cost of a prefetch a step. */
+INLINE void packed_tile(const fnn_tile *t, const int m, const int n_vectors, int64_t panel)
+{
+    enum { STEPS = 4 };
+    const int n = n_vectors;
+    const float *const w = t->w + panel * t->panel_stride;
+    const float *x = t->x;
+    const uint32_t *at = t->list, *const end = at + t->n_active;
+    uintptr_t ahead = t->ahead; /* may run past the arena, where a prefetch does nothing */
+    vf sum[FNN_REGISTERS];
+
+    START;
+#define STEP(k, x)                                                                            \
+    do {                                                                                      \
+        const float *const wk = w + (int64_t)(k) * NR;                                        \
+        vf b[2];                                                                              \
+        UNROLL for (int j = 0; j < n; j++) b[j] = v_load(wk + j * W);                         \
+        UNROLL for (int i = 0; i < m; i++) {                                                  \
+            const vf a = v_set1((x)[i]);                                                      \
+            UNROLL for (int j = 0; j < n; j++) sum[i * n + j] = v_fma(a, b[j], sum[i * n + j]); \
+        }                                                                                     \
+        __asm__ volatile("" ::: "memory"); /* or gcc mixes steps, and spills */               \
+    } while (0)
+    for (; end - at >= STEPS; at += STEPS, x += STEPS * m) {
+        __builtin_prefetch((const void *)ahead, 0, 2);
+        ahead += STEPS * t->ahead_step;
+        UNROLL for (int u = 0; u < STEPS; u++) STEP(at[u], x + u * m);
     }
-    const vf zero = v_set1(0.0f);
-    UNROLL for (int i = 0; i < m; i++) {
-        UNROLL for (int j = 0; j < n; j++) {
-            vf z = v_add(sum[i * n + j], zero); /* -0 becomes +0: see kernel.h */
-            if (t->is_relu) z = v_select(v_le(z, zero), zero, z);
-            v_store(y + i * t->ldy + COLUMN(j), z);
-        }
-    }
+    for (; at != end; at++, x += m) STEP(*at, x);
+#undef STEP
+    FINISH;
 }
 
 /* Few rows take several panels at once: enough independent chains to hide the latency of an FMA
@@ -122,6 +163,13 @@ INLINE void rows(const fnn_tile *t, const int m)
 }
 
 _Static_assert(FNN_MR == 6 || FNN_MR == 12, "gemm has a case for each m up to FNN_MR");
+
+static void gemm_packed(const fnn_tile *t)
+{
+    int64_t panel = 0;
+    for (; panel * NR + W < t->n; panel++) packed_tile(t, FNN_MR, 2, panel);
+    if (panel * NR < t->n) packed_tile(t, FNN_MR, 1, panel);
+}
 
 static void gemm(const fnn_tile *t)
 {
@@ -195,6 +243,52 @@ static int64_t encode_f32(const fnn_encode *e)
 }
 #undef ENCODE
 
+/* Four consecutive inputs of four rows are transposed in registers, others taken one by one. The
+ * compilers' own shuffles, as all ISAs have these and only copies are made. */
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (int4){__VA_ARGS__})
+#endif
+
+static void pack(const fnn_encode *e, int64_t n_active, float *spare)
+{
+    typedef float float4 __attribute__((vector_size(16)));
+    typedef int32_t int4 __attribute__((vector_size(16)));
+    enum { MR4 = FNN_MR / 4 * 4 };
+    const float *const x = e->to;
+    const int64_t ld = e->ld;
+    const uint32_t *const list = e->list;
+    float *to = spare;
+    for (int64_t at = 0; at < n_active;) {
+        const float *const xk = x + list[at];
+        if (at + 4 <= n_active && list[at + 3] - list[at] == 3) {
+            for (int i = 0; i < MR4; i += 4) {
+                float4 r[4], c[4];
+                for (int j = 0; j < 4; j++) memcpy(&r[j], xk + (i + j) * ld, 16);
+                const float4 low01 = SHUFFLE(r[0], r[1], 0, 4, 1, 5);
+                const float4 low23 = SHUFFLE(r[2], r[3], 0, 4, 1, 5);
+                const float4 up01 = SHUFFLE(r[0], r[1], 2, 6, 3, 7);
+                const float4 up23 = SHUFFLE(r[2], r[3], 2, 6, 3, 7);
+                c[0] = SHUFFLE(low01, low23, 0, 1, 4, 5);
+                c[1] = SHUFFLE(low01, low23, 2, 3, 6, 7);
+                c[2] = SHUFFLE(up01, up23, 0, 1, 4, 5);
+                c[3] = SHUFFLE(up01, up23, 2, 3, 6, 7);
+                for (int j = 0; j < 4; j++) memcpy(to + j * FNN_MR + i, &c[j], 16);
+            }
+            for (int i = MR4; i < FNN_MR; i++)
+                for (int j = 0; j < 4; j++) to[j * FNN_MR + i] = xk[i * ld + j];
+            at += 4;
+            to += 4 * FNN_MR;
+        } else {
+            for (int i = 0; i < FNN_MR; i++) to[i] = xk[i * ld];
+            at++;
+            to += FNN_MR;
+        }
+    }
+    memcpy(e->to, spare, (size_t)(to - spare) * sizeof *to);
+}
+
 /* ---- activations, the peak, the row ------------------------------------------------------------ */
 
 #define DEFINE(name, ...)                                                        \
@@ -244,6 +338,8 @@ const fnn_row FNN_NAME(FNN_ISA) = {
     .encode_u8 = encode_u8,
     .encode_f32 = encode_f32,
     .gemm = gemm,
+    .pack = pack,
+    .gemm_packed = gemm_packed,
     .activate = activate,
     .burn = burn,
 };
@@ -256,6 +352,12 @@ const fnn_row FNN_NAME(FNN_ISA) = {
 #undef UNROLL
 #undef INLINE
 #undef WIDE
+#undef START
+#undef FINISH
+#undef COLUMN
+#undef ROW
+#undef OPAQUE
+#undef SHUFFLE
 #undef FNN_PASTE
 #undef FNN_NAME
 #undef FNN_STRING

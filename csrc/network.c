@@ -49,11 +49,11 @@ static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 /* An odd number of cache lines: rows of a tile then fall into different sets of the L1 cache. */
 static int64_t leading_dimension(int64_t n) { return (round_up(n, 16) / 16 | 1) * 16; }
 
-/* Inputs whose weights in one panel fill 128 KiB: with several tiles to do, they stay in L2 while the
- * tiles' inputs pass. A block that fits L1 loses 2 % on 1024 x 5 to the accumulators' way out and in. */
+/* Inputs whose weights in one panel fill two thirds of a small L1 cache: with several tiles to do,
+ * they stay there while the tiles' packed inputs pass. */
 static int64_t block_of_k(const fnn_row *row)
 {
-    return 128 * 1024 / (row->nr * (int64_t)sizeof(float));
+    return 32 * 1024 / (row->nr * (int64_t)sizeof(float));
 }
 
 /* ---- creation -------------------------------------------------------------------------------- */
@@ -310,12 +310,13 @@ typedef struct {
     atomic_int_fast64_t executed; /* multiply-adds, if call->work is wanted */
 } pass;
 
-typedef struct { float *from, *to; uint32_t *lists, *cuts; } buffers;
+typedef struct { float *from, *to; uint32_t *lists, *cuts; float *spare; } buffers;
 
 static size_t workspace_bytes(const fnn_network *net)
 {
     const int64_t n_tiles = net->block / net->layers[0].row->mr;
-    return (size_t)(2 * net->n_buffer + n_tiles * (net->n_list + net->n_cuts)) * 4;
+    return (size_t)(2 * net->n_buffer + n_tiles * (net->n_list + net->n_cuts) +
+                    net->n_list * net->layers[0].row->mr) * 4;
 }
 
 /* Caller's rows with columns apart, to own memory. */
@@ -422,6 +423,13 @@ static void cut(const uint32_t *list, int64_t n_active, int64_t k, int64_t kc, u
     }
 }
 
+/* Whether tiles of m rows have their inputs packed, given a block of several. Worth it from 8 panels
+ * on: packing takes about 3 cycles an input, a panel 12. */
+static int is_packed(const layer *l, int m)
+{
+    return m == l->row->mr && l->n_panels >= 8 && l->row->pack != NULL;
+}
+
 /* One layer for the m rows of a block, from b->from to b->to; `n_active` of each tile is known. */
 static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx,
                      const int64_t *n_active, int activation, int is_caller)
@@ -464,7 +472,16 @@ static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx,
                 };
                 assert(t.m >= 1 && t.m <= row->mr && t.n >= 1 && t.n_active >= 0);
                 assert(t.n_active == 0 || t.list[t.n_active - 1] < l->k);
-                row->gemm(&t);
+                if (n_tiles > 1 && is_packed(l, t.m)) {
+                    const int64_t next = is_last ? l->k : (block + 1) * kc;
+                    t.x += from * row->mr;
+                    t.ahead_step = (row->nr * 4 + n_tiles - 1) / n_tiles;
+                    t.ahead = (uintptr_t)(t.w + next * row->nr) +
+                              (uintptr_t)(tile * t.ahead_step * (next - block * kc));
+                    row->gemm_packed(&t);
+                } else {
+                    row->gemm(&t);
+                }
                 if (!is_in_gemm && is_last)
                     for (int r = 0; r < t.m; r++)
                         row->activate[activation](l->parameters, t.y + r * t.ldy, n);
@@ -490,8 +507,10 @@ static int run_block(void *context, int64_t index, int is_caller)
         p->is_out_of_memory = 1;
         return 0;
     }
-    buffers b = {workspace, workspace + net->n_buffer, (uint32_t *)(workspace + 2 * net->n_buffer), NULL};
+    buffers b = {.from = workspace, .to = workspace + net->n_buffer,
+                 .lists = (uint32_t *)(workspace + 2 * net->n_buffer)};
     b.cuts = b.lists + net->block / mr * net->n_list;
+    b.spare = (float *)(b.cuts + net->block / mr * net->n_cuts);
     const uint64_t fp_mode = fnn_fp_mode_default();
     int64_t ldx = net->ld_input;
     int is_done = 1;
@@ -506,8 +525,10 @@ static int run_block(void *context, int64_t index, int is_caller)
                             .keep_zeros = call->keep_zeros};
             n_active[tile] = i == 0 ? encode_input(call, l, first + r, &e) : l->row->encode_f32(&e);
             assert(tile < MAX_TILES && e.ld >= e.k && n_active[tile] <= e.k);
-            if (m > mr)
+            if (m > mr) {
+                if (is_packed(l, e.m)) l->row->pack(&e, n_active[tile], b.spare);
                 cut(e.list, n_active[tile], l->k, block_of_k(l->row), b.cuts + tile * net->n_cuts);
+            }
         }
         const int is_plain = call->trace_z != NULL || (is_last && stays_at_z(call, l));
         is_done = run_layer(p, l, m, &b, ldx, n_active,

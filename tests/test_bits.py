@@ -221,3 +221,24 @@ def test_a_caller_that_flushes_subnormals(isa, fp):
     for y, y_single in zip(got, singles, strict=True):
         assert_same_bits(y, want)
         assert_same_bits(y_single, want_single)
+
+
+@each_isa
+def test_blocks_of_several_tiles(isa):
+    """Weights beyond L2: blocks of many tiles, packed inputs and K in pieces. Rows one by one go
+    another way, the scalar kernel a third."""
+    rng = generator(12)
+    sizes = (900, 1100, 1030, 21)  # 8.3 MB
+    layers = [dense(rng, *pair, "relu") for pair in zip(sizes, sizes[1:], strict=False)]
+    x = mixed_rows(rng, 83, sizes[0])
+    pixels = rng.integers(0, 256, (83, sizes[0]), np.uint8) * (rng.random((83, sizes[0])) < 0.5)
+    network = _core.Network(layers, isa=isa)
+    for rows in (x, pixels.astype(np.uint8)):
+        want = _core.Network(layers, isa="scalar").decision_function(rows[:9], threads=1)
+        found = network.decision_function(rows, threads=1)
+        assert_same_bits(found[:9], want)
+        assert_same_bits(
+            np.concatenate([network.decision_function(row[None]) for row in rows]), found
+        )
+        for m in (12, 13, 24, 47, 82):
+            assert_same_bits(network.decision_function(rows[:m]), found[:m])
