@@ -108,10 +108,12 @@ void fnn_fp_mode_restore(uint64_t mode);    /* what was set before, for this */
 int64_t fnn_panels(int64_t n, int nr);
 int fnn_pack_f32(const fnn_dense *layer, int nr, float *to, float *to_bias);
 
-/* threads.c: `body(context, i, is_caller)` for i in [0, n), by up to n_threads threads, the caller among
- * them. Returns how many threads did any. A body that returns 0 stops the rest. Inline if the pool
- * is busy. Bodies run with unspecified floating-point mode. */
-int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t, int), void *context);
+/* threads.c: `body(context, i, is_caller)` for i in [0, n), by up to n_threads threads, the caller
+ * among them. Returns how many threads did any. A body that returns 0 stops the rest; so does
+ * `go_on(context)`, which the caller asks every 20 ms while it waits for others. Inline if the pool is
+ * busy. Bodies run with unspecified floating-point mode. */
+int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t, int),
+                         int (*go_on)(void *), void *context);
 
 /* Memory of the calling thread, aligned to 64; NULL: none left. Kept from one taking to the next;
  * taken again before it is given back (`poll` may run a signal handler that predicts), it is fresh

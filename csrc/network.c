@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "kernel.h"
 
@@ -305,7 +306,8 @@ typedef struct {
     const fnn_network *net;
     const fnn_call *call;
     int64_t block;             /* rows of one */
-    double ns_since_poll;      /* of the calling thread, about */
+    int is_polled;             /* long enough for `poll` to matter */
+    int64_t polled_at;         /* when, in ns; the calling thread's */
     atomic_int is_stopped, is_out_of_memory;
     atomic_int_fast64_t executed; /* multiply-adds, if call->work is wanted */
 } pass;
@@ -342,12 +344,20 @@ static int64_t encode_input(const fnn_call *call, const layer *l, int64_t row, f
     return (call->dtype == FNN_U8 ? l->row->encode_u8 : l->row->encode_f32)(e);
 }
 
-/* Whether to go on: asks `poll` now and then, in the calling thread. */
-static int go_on(pass *p, int is_caller, double ns)
+static int64_t now_ns(void)
 {
-    if (is_caller && p->call->poll != NULL && (p->ns_since_poll += ns) >= NS_POLL) {
-        p->ns_since_poll = 0;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now); /* exact to a few ms, costs a few ns */
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Whether to go on: asks `poll` every NS_POLL or so. In the calling thread alone. */
+static int go_on(void *context)
+{
+    pass *p = context;
+    if (p->is_polled && now_ns() - p->polled_at >= NS_POLL) {
         if (p->call->poll(p->call->poll_argument)) p->is_stopped = 1;
+        p->polled_at = now_ns();
     }
     return !p->is_stopped;
 }
@@ -437,9 +447,10 @@ static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx,
     const fnn_row *row = l->row;
     const int64_t n_list = p->net->n_list;
     const int n_tiles = (m + row->mr - 1) / row->mr;
-    /* One tile: all its panels, so that few rows can take several at once. More: a panel serves all
-     * tiles while it is in cache. */
-    const int64_t n_at_once = n_tiles == 1 ? l->n_panels : 1;
+    /* One tile: all its panels, or as many as take NS_POLL, so that few rows can have several in
+     * registers at once. More tiles: a panel serves all of them while it is in cache. */
+    const int64_t n_in_time = 8 + (int64_t)(NS_POLL * (double)l->n_panels / (m * l->ns_per_row)) / 8 * 8;
+    const int64_t n_at_once = n_tiles > 1 ? 1 : n_in_time < l->n_panels ? n_in_time : l->n_panels;
     const int is_in_gemm = activation == FNN_act_identity || activation == FNN_act_relu;
     const int64_t kc = block_of_k(row);
     const int64_t n_blocks = n_tiles == 1 || l->k == 0 ? 1 : (l->k + kc - 1) / kc;
@@ -488,7 +499,7 @@ static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx,
                 if (p->call->work != NULL) p->executed += t.m * t.n_active * n;
             }
         }
-        if (!go_on(p, is_caller, m * l->ns_per_row * (double)n / (double)l->n)) return 0;
+        if (is_caller ? !go_on(p) : p->is_stopped) return 0;
     }
     return 1;
 }
@@ -569,7 +580,10 @@ fnn_status fnn_forward(const fnn_network *net, const fnn_call *call)
 {
     const int mr = net->layers[0].row->mr;
     int64_t n_worked = 0;
-    pass p = {.net = net, .call = call, .block = net->block};
+    const double ns = (double)call->n_rows * net->ns_per_row;
+    pass p = {.net = net, .call = call, .block = net->block,
+              .is_polled = call->poll != NULL && ns >= NS_SPLIT};
+    if (p.is_polled) p.polled_at = now_ns();
     if (call->n_rows > 0) {
         int n_threads = call->n_threads;
         if (!fnn_may_split(net, call->n_rows)) n_threads = 1;
@@ -577,7 +591,8 @@ fnn_status fnn_forward(const fnn_network *net, const fnn_call *call)
             int64_t share = round_up((call->n_rows + n_threads - 1) / n_threads, mr);
             if (share < p.block) p.block = share;
         }
-        n_worked = fnn_parallel_for((call->n_rows + p.block - 1) / p.block, n_threads, run_block, &p);
+        n_worked = fnn_parallel_for((call->n_rows + p.block - 1) / p.block, n_threads, run_block,
+                                    go_on, &p);
     }
     if (call->work != NULL)
         *call->work = (fnn_work){n_worked, p.executed, call->n_rows * net->n_madds};

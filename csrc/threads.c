@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "kernel.h"
 
@@ -99,7 +100,22 @@ static void grow_pool(int n_workers)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t, int), void *context)
+/* Waits, with the mutex held, for `done` or some 20 ms. (By the wall clock, which may be set: then one
+ * wait is longer or shorter.) */
+static void wait_a_little(void)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += 20000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    pthread_cond_timedwait(&pool.done, &pool.mutex, &until);
+}
+
+int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t, int),
+                         int (*go_on)(void *), void *context)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     job j = {.body = body, .context = context, .n = n};
@@ -119,15 +135,20 @@ int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t, 
     pthread_mutex_unlock(&pool.mutex);
 
     take_part(&j, 1);
-    if (pool.n_forks != n_forks) { /* a child, forked by a body: what workers had taken is undone */
-        j.next = 0;
-        take_part(&j, 1);
-    }
 
     pthread_mutex_lock(&pool.mutex);
     pool.current = NULL; /* late wakers find nothing to join */
-    while (pool.n_running > 0) pthread_cond_wait(&pool.done, &pool.mutex);
+    while (pool.n_running > 0) {
+        wait_a_little();
+        pthread_mutex_unlock(&pool.mutex); /* go_on may run a signal handler: predict, fork, ... */
+        if (!go_on(context)) j.next = n;
+        pthread_mutex_lock(&pool.mutex);
+    }
     pthread_mutex_unlock(&pool.mutex);
+    if (pool.n_forks != n_forks) { /* a child, forked by such a handler: workers left things undone */
+        j.next = 0;
+        take_part(&j, 1);
+    }
     atomic_flag_clear(&pool.is_busy);
     return j.n_worked;
 }

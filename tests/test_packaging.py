@@ -119,7 +119,8 @@ int fnn_sum(void) {
 """An engine of one addition, where each ISA adds another number."""
 
 on_x86 = pytest.mark.skipif(
-    platform.machine() != "x86_64", reason="NOT TESTED: the toy engine's second ISA is AVX2"
+    platform.machine() != "x86_64",
+    reason="NOT TESTED: this CPU lacks AVX2, the toy engine's second ISA",
 )
 unsanitized = pytest.mark.skipif(
     _core.build_info()["mode"] == "sanitize",

@@ -127,17 +127,32 @@ assert grown <= 1 << 20, f"{grown} bytes more"
     run_child(SET_UP + script)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_interrupt_returns_soon(threads):
+NETWORKS = {
+    "plain": "network",
+    "tiny": "_core.Network([layer(2, 2, 'tanh'), layer(2, 1, 'sigmoid')])",
+    "activation": "_core.Network([layer(1, 256, 'gelu')])",
+    "scalar": "_core.Network([layer(100, 700, 'relu')], isa='scalar')",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "threads"),
+    [("plain", 1), ("plain", 2), ("plain", 16), ("tiny", 1), ("activation", 1), ("scalar", 1)],
+)
+def test_interrupt_returns_soon(kind, threads):
     """Ctrl-C in a call of many seconds; the best of three, as the machine may be busy."""
     script = f"""
+def layer(n_inputs, n_outputs, activation):
+    return Dense(rng.standard_normal((n_inputs, n_outputs)), np.zeros(n_outputs), activation)
+network = {NETWORKS[kind]}
+x = np.ones((1000, network.n_inputs), np.float32)
 import signal
 def interrupt():
     global sent
     time.sleep(0.3)
     sent = time.monotonic()
     os.kill(os.getpid(), signal.SIGINT)
-large = np.broadcast_to(x[:1], (3_000_000, 100))
+large = np.broadcast_to(x[:1], (3_000_000, network.n_inputs))
 out = np.empty(len(large), np.int64)
 for attempt in range(3):
     threading.Thread(target=interrupt).start()
