@@ -52,7 +52,7 @@ enum {
 
 #define C(x) v_set1(x)
 
-/* ---- building blocks ------------------------------------------------------------------------ */
+/* ---- building blocks ------------------------------------------------------------------------- */
 
 static inline vf v_min_keep_nan(vf x, vf hi) { return v_select(v_gt(x, hi), hi, x); }
 static inline vf v_max_keep_nan(vf x, vf lo) { return v_select(v_lt(x, lo), lo, x); }
@@ -130,7 +130,7 @@ static inline vf v_expm1_negative(vf x)
     return v_fma(scale, e.rest, v_sub(scale, C(1.0f)));
 }
 
-/* ---- one function per activation; a and b are its parameters ---------------------------------- */
+/* ---- one function per activation; a and b are its parameters --------------------------------- */
 
 #define ACTIVATION(name) static inline vf v_act_##name(vf x, vf a, vf b)
 #define UNUSED (void)a, (void)b
@@ -218,7 +218,8 @@ ACTIVATION(gelu)
     return v_select(negative, v_sub(C(0.0f), lost), v_sub(x, lost));
 }
 
-/* x sigma(v), v = 2 sqrt(2/pi) (x + 0.044715 x^3) as head + tail; D. Hendrycks and K. Gimpel (2016). */
+/* x sigma(v), v = 2 sqrt(2/pi) (x + 0.044715 x^3) as head + tail.
+ * D. Hendrycks and K. Gimpel, Gaussian Error Linear Units (2016). */
 ACTIVATION(gelu_tanh)
 {
     UNUSED;

@@ -28,7 +28,7 @@ typedef enum {
     FNN_INTERRUPTED,  /* `poll` asked to stop; the output is unspecified */
 } fnn_status;
 
-/* ---- the lists --------------------------------------------------------------------------- */
+/* ---- the lists ------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -54,11 +54,11 @@ extern const int fnn_n_isas;
 
 int fnn_isa_is_available(const fnn_isa *isa); /* CPU and OS have it, and it was compiled in */
 
-/* Bits of what the CPU has and the OS allows; `fnn_cpu_feature_name` names bit i, NULL past the end. */
+/* Bits of what the CPU has and the OS allows; fnn_cpu_feature_name names bit i, NULL past the end. */
 uint64_t fnn_cpu_features(void);
 const char *fnn_cpu_feature_name(int i);
 
-/* ---- networks ---------------------------------------------------------------------------- */
+/* ---- networks -------------------------------------------------------------------------------- */
 
 typedef struct {
     int64_t n_inputs, n_outputs;
@@ -89,7 +89,7 @@ typedef enum {
     FNN_LOGITS,        /* float [M, N]: the last layer's z, before its activation */
     FNN_PROBABILITIES, /* float [M, N]: as outputs, log_softmax exponentiated;
                           N = 1: float [M, 2], 1 - p and p */
-    FNN_LABELS,        /* int64 [M]: argmax as NumPy's (first NaN, else first largest); N = 1: z > 0 */
+    FNN_LABELS,        /* int64 [M]: np.argmax (first NaN, else first largest); N = 1: z > 0 */
     FNN_TOP_K,         /* int64 [M, k] into out and float [M, k] outputs into scores, descending,
                           the lower index first where equal, NaN before all; needs N >= k >= 1 */
 } fnn_output;
@@ -128,7 +128,7 @@ int fnn_is_brief(const fnn_network *network, int64_t n_rows);
 /* Whether it is worth so much that n_threads matters. */
 int fnn_may_split(const fnn_network *network, int64_t n_rows);
 
-/* ---- kernels, for listings and tests ------------------------------------------------------- */
+/* ---- kernels, for listings and tests --------------------------------------------------------- */
 
 typedef struct fnn_row fnn_row;
 

@@ -69,7 +69,7 @@ typedef struct {
 typedef struct {
     int m;
     int64_t k;
-    const void *x;         /* caller's [m, k], columns contiguous, never read past; NULL: `to` is filled */
+    const void *x;         /* caller's [m, k], columns contiguous; NULL: `to` is filled */
     int64_t row_stride;    /* bytes */
     float *to;             /* own [m, k] */
     int64_t ld;
@@ -83,7 +83,7 @@ struct fnn_row {
     const char *isa, *format;
     uint64_t needs;
     int mr, nr;
-    double rate; /* multiply-adds a nanosecond a core may be expected to do: only splits depend on it */
+    double rate; /* multiply-adds a nanosecond, roughly: of one core, for estimates */
     int64_t (*encode_u8)(const fnn_encode *);  /* return the length of the list */
     int64_t (*encode_f32)(const fnn_encode *);
     void (*gemm)(const fnn_tile *);
@@ -100,7 +100,7 @@ extern const fnn_row fnn_row_f32_scalar, fnn_row_f32_avx2, fnn_row_f32_avx512, f
 
 /* cpu.c */
 size_t fnn_l2_bytes(void);                  /* of one core; a guess where nobody says */
-uint64_t fnn_fp_mode_default(void);         /* sets round to nearest, no flushing, no traps; returns */
+uint64_t fnn_fp_mode_default(void);         /* to nearest, no flushing, no traps; returns */
 void fnn_fp_mode_restore(uint64_t mode);    /* what was set before, for this */
 
 /* pack.c: w[K, N] of any strides and the bias to panels of nr; to_bias[ceil(N/nr) * nr].

@@ -34,7 +34,8 @@ enum { W = FNN_VEC_WIDTH, NR = 2 * W };
 /* Row i of x, for constant i. An x86 address is base + index * {1, 2, 4, 8}: with the odd multiples of
  * ldx in registers, hardly a row needs an instruction of its own. What gcc makes of i * ldx is an
  * add a row, which costs 6 % on Sapphire Rapids, where adds and FMAs share ports. */
-#define ROW(x, i) ((const float *)((const char *)(x) + ((i) == 0 ? 0 : odd[(i) / ((i) & -(i))] * ((i) & -(i)))))
+#define ROW(x, i) \
+    ((const float *)((const char *)(x) + ((i) == 0 ? 0 : odd[(i) / ((i) & -(i))] * ((i) & -(i)))))
 /* Hides from the compiler where a value came from, or it would derive one register from another. */
 #define OPAQUE(x) __asm__("" : "+r"(x))
 
@@ -183,7 +184,7 @@ static void gemm(const fnn_tile *t)
     }
 }
 
-/* ---- encode: caller's rows to own floats, and which inputs are not zero in all of them -------- */
+/* ---- encode: caller's rows to own floats, and which inputs are not zero in all of them ------- */
 
 static int64_t list_all(const fnn_encode *e)
 {
@@ -289,7 +290,7 @@ static void pack(const fnn_encode *e, int64_t n_active, float *spare)
     memcpy(e->to, spare, (size_t)(to - spare) * sizeof *to);
 }
 
-/* ---- activations, the peak, the row ------------------------------------------------------------ */
+/* ---- activations, the peak, the row ---------------------------------------------------------- */
 
 #define DEFINE(name, ...)                                                        \
     static void activate_##name(const float parameters[2], float *y, int64_t n)  \

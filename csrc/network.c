@@ -67,7 +67,8 @@ static fnn_status check(const fnn_dense *layers, int n_layers, const fnn_dense *
         *where = i;
         if (l->n_outputs < 1 || l->n_outputs >= most || l->n_inputs < 0 || l->n_inputs >= most)
             return FNN_BAD_SHAPE;
-        if (l->n_inputs > 0 && l->n_outputs > ((int64_t)1 << 44) / l->n_inputs) return FNN_BAD_SHAPE;
+        if (l->n_inputs > 0 && l->n_outputs > ((int64_t)1 << 44) / l->n_inputs)
+            return FNN_BAD_SHAPE;
         if (i > 0 && l->n_inputs != layers[i - 1].n_outputs) return FNN_BAD_SHAPE;
         if (l->activation < 0 || l->activation >= FNN_N_ACTIVATIONS ||
             (fnn_activations[l->activation].last_layer_only && i + 1 < n_layers))
@@ -83,16 +84,17 @@ static fnn_status check(const fnn_dense *layers, int n_layers, const fnn_dense *
 enum { MAX_TILES = 32 }; /* of a block */
 
 /* About what a row costs: what decides on splitting, polling and keeping a lock. Beside the
- * multiply-adds there is work an input (encoding), an output (emitting) and an activation; a vector's
- * worth of outputs is computed even if fewer are wanted. Within a factor of 1.4 on ten shapes on AVX-512 and AVX2. */
+ * multiply-adds there is work an input (encoding), an output (emitting) and an activation; a
+ * vector's worth of outputs is computed even if fewer are wanted. Within a factor of 1.4 on ten
+ * shapes on AVX-512 and AVX2. */
 static double estimate_ns(const layer *l)
 {
     const double vector = l->row->nr / 2 > 1 ? l->row->nr / 2 : 1;
     const double n = (double)l->n > vector ? (double)l->n : vector;
     const int is_plain = l->activation == FNN_act_identity || l->activation == FNN_act_relu;
     const int is_softmax = fnn_activations[l->activation].last_layer_only;
-    return 5 + ((double)l->k * n + 6.0 * (double)(l->k + l->n) + (is_plain ? 0 : 60 * n)) / l->row->rate
-           + (is_softmax ? 2 * n : 0);
+    const double n_madds = (double)l->k * n + 6.0 * (double)(l->k + l->n) + (is_plain ? 0 : 60 * n);
+    return 5 + n_madds / l->row->rate + (is_softmax ? 2 * n : 0);
 }
 
 /* Rows that a block should have. While all weights stay in L2, one tile at a time keeps its inputs
@@ -199,7 +201,7 @@ int fnn_network_n_layers(const fnn_network *net) { return net->n_layers; }
 size_t fnn_network_bytes(const fnn_network *net) { return net->n_bytes; }
 const fnn_row *fnn_network_row(const fnn_network *net, int i) { return net->layers[i].row; }
 
-/* ---- epilogues of a whole row ----------------------------------------------------------------- */
+/* ---- epilogues of a whole row ---------------------------------------------------------------- */
 
 /* ln s for finite s >= 1, in double; not libm's, whose last bit depends on its version. With
  * s = m 2^e, 1/sqrt 2 <= m < sqrt 2: e ln 2 + 2 atanh((m - 1) / (m + 1)); 8 terms leave 1e-13. */
@@ -449,7 +451,8 @@ static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx,
     const int n_tiles = (m + row->mr - 1) / row->mr;
     /* One tile: all its panels, or as many as take NS_POLL, so that few rows can have several in
      * registers at once. More tiles: a panel serves all of them while it is in cache. */
-    const int64_t n_in_time = 8 + (int64_t)(NS_POLL * (double)l->n_panels / (m * l->ns_per_row)) / 8 * 8;
+    const double ns_per_panel = m * l->ns_per_row / (double)l->n_panels;
+    const int64_t n_in_time = 8 + (int64_t)(NS_POLL / ns_per_panel) / 8 * 8;
     const int64_t n_at_once = n_tiles > 1 ? 1 : n_in_time < l->n_panels ? n_in_time : l->n_panels;
     const int is_in_gemm = activation == FNN_act_identity || activation == FNN_act_relu;
     const int64_t kc = block_of_k(row);
@@ -600,9 +603,10 @@ fnn_status fnn_forward(const fnn_network *net, const fnn_call *call)
     return p.is_stopped ? FNN_INTERRUPTED : FNN_OK;
 }
 
-/* ---- single pieces, for tests and measurements -------------------------------------------------- */
+/* ---- single pieces, for tests and measurements ----------------------------------------------- */
 
-void fnn_activate(const fnn_row *row, int activation, const float parameters[2], float *x, int64_t n)
+void fnn_activate(const fnn_row *row, int activation, const float parameters[2], float *x,
+                  int64_t n)
 {
     enum { CHUNK = 256 };
     float own[CHUNK + FNN_SLACK] = {0};

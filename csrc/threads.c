@@ -145,7 +145,7 @@ int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t, 
         pthread_mutex_lock(&pool.mutex);
     }
     pthread_mutex_unlock(&pool.mutex);
-    if (pool.n_forks != n_forks) { /* a child, forked by such a handler: workers left things undone */
+    if (pool.n_forks != n_forks) { /* a child, forked by a handler: workers left things undone */
         j.next = 0;
         take_part(&j, 1);
     }
