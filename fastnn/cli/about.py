@@ -55,7 +55,7 @@ def about_text(facts: dict[str, Any]) -> str:
         f"has      {' '.join(facts['cpu_features']) or 'none of the features fastnn knows'}",
         f"ISA      {facts['isa']}",
         f"threads  {facts['threads']}",
-        f"built    by compiler {build['compiler']} for {' '.join(build['isas_built'])}{mode}",
+        f"built    by {build['compiler']} for {' '.join(build['isas_built'])}{mode}",
     ]
     if build["isas_left_out"]:
         lines.append(
