@@ -2,7 +2,7 @@
  *
  * What lives here: FNN_ACTIVATIONS, from which the enum, the names, the kernel tables, the Python
  * listing and the tests are expanded; and, for files that have included a vec_*.h before, one
- * vector function per elementwise activation.
+ * vector function per elementwise activation and the table `activate` of them.
  * Invariant: a body uses the vocabulary alone (add, sub, mul, div, fma, compare, select: each
  * correctly rounded on every ISA), in one fixed order, so all ISAs give the same bits. NaN gives
  * NaN except in step. Subnormal results are computed, not flushed.
@@ -12,6 +12,8 @@
  */
 #ifndef FNN_ACTIVATIONS_H
 #define FNN_ACTIVATIONS_H
+
+#include <stdint.h>
 
 #define FNN_NONE __builtin_nanf("")
 
@@ -44,6 +46,9 @@ enum {
 #undef FNN_ENUM
     FNN_N_ACTIVATIONS
 };
+
+/* y[n] = activation(y), in place and in whole vectors. */
+typedef void fnn_activate_fn(const float parameters[2], float *y, int64_t n);
 
 #endif
 
@@ -312,4 +317,22 @@ ACTIVATION(log_softmax) { UNUSED; return x; }
 #undef ACTIVATION
 #undef UNUSED
 #undef C
+
+/* ---- the table of a row ---------------------------------------------------------------------- */
+
+#define DEFINE(name, ...)                                                          \
+    static void activate_##name(const float parameters[2], float *y, int64_t n)    \
+    {                                                                              \
+        const vf a = v_set1(parameters[0]), b = v_set1(parameters[1]);             \
+        for (int64_t i = 0; i < n; i += FNN_VEC_WIDTH)                             \
+            v_store(y + i, v_act_##name(v_load(y + i), a, b));                     \
+    }
+FNN_ACTIVATIONS(DEFINE)
+#undef DEFINE
+
+static fnn_activate_fn *const activate[FNN_N_ACTIVATIONS] = {
+#define ENTRY(name, ...) activate_##name,
+    FNN_ACTIVATIONS(ENTRY)
+#undef ENTRY
+};
 #endif

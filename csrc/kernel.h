@@ -43,7 +43,7 @@ enum {
                           FNN_CPU(AVX512DQ) | FNN_CPU(AVX512VL))
 
 /* Own buffers end in so many spare elements: kernels may read and write whole vectors there. */
-enum { FNN_SLACK = 64, FNN_MAX_MR = 16, FNN_MAX_NR = 64 };
+enum { FNN_SLACK = 64, FNN_MAX_MR = 16 };
 
 /* One tile: y[m, n] = act(x[m, K] @ w[K, n] + bias[n]) for m <= mr rows and n columns of panels. */
 typedef struct {
@@ -76,8 +76,6 @@ typedef struct {
     uint32_t *list;        /* own [k + FNN_SLACK] */
     int keep_zeros;        /* list all */
 } fnn_encode;
-
-typedef void fnn_activate_fn(const float parameters[2], float *y, int64_t n);
 
 struct fnn_row {
     const char *isa, *format;

@@ -55,20 +55,6 @@ static int64_t encode_f32(const fnn_encode *e)
     return list_active(e);
 }
 
-#define DEFINE(name, ...)                                                                    \
-    static void activate_##name(const float parameters[2], float *y, int64_t n)              \
-    {                                                                                        \
-        for (int64_t i = 0; i < n; i++) y[i] = v_act_##name(y[i], parameters[0], parameters[1]); \
-    }
-FNN_ACTIVATIONS(DEFINE)
-#undef DEFINE
-
-static fnn_activate_fn *const activate[FNN_N_ACTIVATIONS] = {
-#define ENTRY(name, ...) activate_##name,
-    FNN_ACTIVATIONS(ENTRY)
-#undef ENTRY
-};
-
 static double burn(int64_t n)
 {
     volatile float one = 1.0f, tiny = 0x1p-30f;

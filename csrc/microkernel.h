@@ -290,22 +290,7 @@ static void pack(const fnn_encode *e, int64_t n_active, float *spare)
     memcpy(e->to, spare, (size_t)(to - spare) * sizeof *to);
 }
 
-/* ---- activations, the peak, the row ---------------------------------------------------------- */
-
-#define DEFINE(name, ...)                                                        \
-    static void activate_##name(const float parameters[2], float *y, int64_t n)  \
-    {                                                                            \
-        const vf a = v_set1(parameters[0]), b = v_set1(parameters[1]);           \
-        for (int64_t i = 0; i < n; i += W) v_store(y + i, v_act_##name(v_load(y + i), a, b)); \
-    }
-FNN_ACTIVATIONS(DEFINE)
-#undef DEFINE
-
-static fnn_activate_fn *const activate[FNN_N_ACTIVATIONS] = {
-#define ENTRY(name, ...) activate_##name,
-    FNN_ACTIVATIONS(ENTRY)
-#undef ENTRY
-};
+/* ---- the peak, the row ----------------------------------------------------------------------- */
 
 static double burn(int64_t n)
 {

@@ -84,6 +84,12 @@ static fnn_status check(const fnn_dense *layers, int n_layers, const fnn_dense *
 
 enum { MAX_TILES = 32 }; /* of a block */
 
+/* Whether the kernel applies it to the tile in registers. */
+static int is_in_gemm(int activation)
+{
+    return activation == FNN_act_identity || activation == FNN_act_relu;
+}
+
 /* About what a row costs: what decides on splitting, polling and keeping a lock. Beside the
  * multiply-adds there is work an input (encoding), an output (emitting) and an activation; a
  * vector's worth of outputs is computed even if fewer are wanted. Within a factor of 1.4 on ten
@@ -92,9 +98,9 @@ static double estimate_ns(const layer *l)
 {
     const double vector = l->row->nr / 2 > 1 ? l->row->nr / 2 : 1;
     const double n = (double)l->n > vector ? (double)l->n : vector;
-    const int is_plain = l->activation == FNN_act_identity || l->activation == FNN_act_relu;
     const int is_softmax = fnn_activations[l->activation].last_layer_only;
-    const double n_madds = (double)l->k * n + 6.0 * (double)(l->k + l->n) + (is_plain ? 0 : 60 * n);
+    const double n_activated = is_in_gemm(l->activation) ? 0 : n;
+    const double n_madds = (double)l->k * n + 6.0 * (double)(l->k + l->n) + 60 * n_activated;
     return 5 + n_madds / l->row->rate + (is_softmax ? 2 * n : 0);
 }
 
@@ -370,6 +376,15 @@ static void copy_rows(float *to, const float *from, int m, int64_t n, int64_t ld
     for (int i = 0; i < m; i++) memcpy(to + i * n, from + i * ld, (size_t)n * sizeof *to);
 }
 
+/* Whether the last layer stays at z, its activation being left to emit() or not wanted. */
+static int stays_at_z(const fnn_call *call, const layer *l)
+{
+    const fnn_activation *activation = &fnn_activations[l->activation];
+    if (activation->last_layer_only || call->output == FNN_LOGITS) return 1;
+    if (call->output == FNN_LABELS) return l->n == 1 || activation->label_by_z;
+    return call->output == FNN_TOP_K && activation->label_by_z;
+}
+
 /* The last layer's rows to what was asked for. y has the activation already, except where that is
  * a softmax, or where z was asked for. */
 static void emit(const fnn_call *call, const layer *l, float *y, float *spare, int64_t row, int m)
@@ -389,7 +404,7 @@ static void emit(const fnn_call *call, const layer *l, float *y, float *spare, i
             top_k(y, n, call->k, labels);
             if (is_softmax) {
                 softmax(l->row, y, n, spare, is_log);
-            } else if (fnn_activations[l->activation].label_by_z) {
+            } else if (stays_at_z(call, l)) {
                 l->row->activate[l->activation](l->parameters, y, n);
             }
             for (int64_t j = 0; j < call->k; j++) call->scores[row * call->k + j] = y[labels[j]];
@@ -410,15 +425,6 @@ static void emit(const fnn_call *call, const layer *l, float *y, float *spare, i
             break;
         }
     }
-}
-
-/* Whether the last layer stays at z, its activation being left to emit() or not wanted. */
-static int stays_at_z(const fnn_call *call, const layer *l)
-{
-    const fnn_activation *activation = &fnn_activations[l->activation];
-    if (activation->last_layer_only || call->output == FNN_LOGITS) return 1;
-    if (call->output == FNN_LABELS) return l->n == 1 || activation->label_by_z;
-    return call->output == FNN_TOP_K && activation->label_by_z;
 }
 
 /* cuts[i]: the first element of the ascending list that is at least i * kc. */
@@ -455,7 +461,6 @@ static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx,
     const double ns_per_panel = m * l->ns_per_row / (double)l->n_panels;
     const int64_t n_in_time = 8 + (int64_t)(NS_POLL / ns_per_panel) / 8 * 8;
     const int64_t n_at_once = n_tiles > 1 ? 1 : n_in_time < l->n_panels ? n_in_time : l->n_panels;
-    const int is_in_gemm = activation == FNN_act_identity || activation == FNN_act_relu;
     const int64_t kc = block_of_k(row);
     const int64_t n_blocks = n_tiles == 1 || l->k == 0 ? 1 : (l->k + kc - 1) / kc;
     for (int64_t panel = 0; panel < l->n_panels; panel += n_at_once) {
@@ -497,7 +502,7 @@ static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx,
                 } else {
                     row->gemm(&t);
                 }
-                if (!is_in_gemm && is_last)
+                if (!is_in_gemm(activation) && is_last)
                     for (int r = 0; r < t.m; r++)
                         row->activate[activation](l->parameters, t.y + r * t.ldy, n);
                 if (p->call->work != NULL) p->executed += t.m * t.n_active * n;

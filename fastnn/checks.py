@@ -1,17 +1,18 @@
-"""What `Model` and `ModelFile` both ask of classes and of input units.
+"""What `Model` and `ModelFile` both ask of classes, input units and metadata.
 
-Invariant: each function returns a copy that nobody can write to, or raises an error that begins
-with the name of who asked.
+Invariant: each function returns a copy, its arrays read-only for good, or raises an error that
+begins with the name of who asked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["frozen", "is_text", "labels", "units"]
+__all__ = ["frozen", "is_text", "labels", "strings", "units"]
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -29,6 +30,15 @@ def is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def strings(owner: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata: strings by name."""
+    copy = dict(metadata)
+    for name, value in copy.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"{owner}: metadata has {name!r}: {value!r}, wanted strings by name")
+    return copy
 
 
 def labels(owner: str, classes: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -100,7 +100,7 @@ class Model(Network):
             isa=isa,
         )
         self._parts = parts
-        self._metadata = MappingProxyType(_strings(metadata))
+        self._metadata = MappingProxyType(checks.strings("Model", metadata or {}))
 
     @property
     def layers(self) -> tuple[Dense, ...]:
@@ -376,14 +376,6 @@ def _fold(
                 f"scale {np.max(np.abs(scale)):g} and mean {np.max(np.abs(mean)):g} at most"
             )
     return folded
-
-
-def _strings(metadata: Mapping[str, str] | None) -> dict[str, str]:
-    strings = dict(metadata or {})
-    for name, value in strings.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"Model: metadata has {name!r}: {value!r}, wanted strings by name")
-    return strings
 
 
 def _activation_text(layer: Dense) -> str:

@@ -99,8 +99,6 @@ def test_no_allocation_after_the_first_call(tmp_path):
 def test_nothing_grows():
     """At most 1 MiB more after 100,000 calls of each kind."""
     script = """
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE")
 row = x[:1]
 def many(n):
     for _ in range(n):

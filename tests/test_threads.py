@@ -86,6 +86,8 @@ layers = [Dense(rng.standard_normal((100, 310)), np.zeros(310), "relu"),
           Dense(rng.standard_normal((310, 10)), np.zeros(10), "softmax")]
 network = _core.Network(layers)
 x = rng.standard_normal((1000, 100)).astype(np.float32)
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE")
 """
 
 
@@ -111,8 +113,6 @@ def test_a_small_call_never_splits():
 @pytest.mark.skipif(IS_SANITIZED, reason="NOT TESTED: sanitizers change how memory is used")
 def test_short_lived_threads_leave_nothing():
     script = """
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE")
 def some(n):
     for _ in range(n):
         thread = threading.Thread(target=network.forward, args=(x[:20],))

@@ -54,10 +54,8 @@ class ModelFile:
             raise ValueError(f"ModelFile: {len(layers)} layers, wanted 1 to {MAX_LAYERS}")
         if self.task not in (None, *TASKS):
             raise ValueError(f"ModelFile: task is {self.task!r}, wanted None or one of {TASKS}")
-        metadata = dict(self.metadata)
+        metadata = checks.strings("ModelFile", self.metadata)
         for name, value in metadata.items():
-            if not isinstance(name, str) or not isinstance(value, str):
-                raise TypeError(f"ModelFile: metadata has {name!r}: {value!r}, wanted strings")
             if not checks.is_text(name + value):
                 raise ValueError(f"ModelFile: metadata[{name!r}] has half a surrogate pair")
         widths = [layers[0].n_inputs, *(layer.n_outputs for layer in layers)]
