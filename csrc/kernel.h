@@ -85,9 +85,9 @@ struct fnn_row {
     int64_t (*encode_u8)(const fnn_encode *);  /* return the length of the list */
     int64_t (*encode_f32)(const fnn_encode *);
     void (*gemm)(const fnn_tile *);
-    /* Many outputs: NULL, or pack turns e->to of m = mr rows into [n_active, mr], the listed inputs
-     * alone (`spare` has room for as much), and gemm_packed takes that as x, whatever ldx. */
-    void (*pack)(const fnn_encode *, int64_t n_active, float *spare);
+    /* Many outputs: NULL, or pack turns e->to of m = mr rows into to[n_active, mr], the listed inputs
+     * alone, not in place, and gemm_packed takes that as x, whatever ldx. */
+    void (*pack)(const fnn_encode *, int64_t n_active, float *to);
     void (*gemm_packed)(const fnn_tile *);
     fnn_activate_fn *const *activate; /* [FNN_N_ACTIVATIONS]; on own memory: whole vectors */
     double (*burn)(int64_t n);

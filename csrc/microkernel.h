@@ -111,7 +111,8 @@ INLINE void tile(const fnn_tile *t, const int m, const int n_panels, const int n
 }
 
 /* The same with x packed, m = mr: addresses are one register and constants, which leaves room to
- * unroll and to fetch `ahead` without the cost of a prefetch a step. */
+ * unroll and to fetch `ahead` without the cost of a prefetch a step. Two cache lines at a time: a
+ * step of 32 bytes skips none (one line loses 10 % on Zen 4 where fewer than 8 tiles share a panel). */
 INLINE void packed_tile(const fnn_tile *t, const int m, const int n_vectors, int64_t panel)
 {
     enum { STEPS = 4 };
@@ -136,6 +137,7 @@ INLINE void packed_tile(const fnn_tile *t, const int m, const int n_vectors, int
     } while (0)
     for (; end - at >= STEPS; at += STEPS, x += STEPS * m) {
         __builtin_prefetch((const void *)ahead, 0, 2);
+        __builtin_prefetch((const void *)(ahead + 64), 0, 2);
         ahead += STEPS * t->ahead_step;
         UNROLL for (int u = 0; u < STEPS; u++) STEP(at[u], x + u * m);
     }
@@ -252,7 +254,7 @@ static int64_t encode_f32(const fnn_encode *e)
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (int4){__VA_ARGS__})
 #endif
 
-static void pack(const fnn_encode *e, int64_t n_active, float *spare)
+static void pack(const fnn_encode *e, int64_t n_active, float *to)
 {
     typedef float float4 __attribute__((vector_size(16)));
     typedef int32_t int4 __attribute__((vector_size(16)));
@@ -260,7 +262,6 @@ static void pack(const fnn_encode *e, int64_t n_active, float *spare)
     const float *const x = e->to;
     const int64_t ld = e->ld;
     const uint32_t *const list = e->list;
-    float *to = spare;
     for (int64_t at = 0; at < n_active;) {
         const float *const xk = x + list[at];
         if (at + 4 <= n_active && list[at + 3] - list[at] == 3) {
@@ -287,7 +288,6 @@ static void pack(const fnn_encode *e, int64_t n_active, float *spare)
             to += FNN_MR;
         }
     }
-    memcpy(e->to, spare, (size_t)(to - spare) * sizeof *to);
 }
 
 /* ---- the peak, the row ----------------------------------------------------------------------- */

@@ -104,19 +104,17 @@ static double estimate_ns(const layer *l)
     return 5 + n_madds / l->row->rate + (is_softmax ? 2 * n : 0);
 }
 
-/* Rows that a block should have. While all weights stay in L2, one tile at a time keeps its inputs
- * in L1. Otherwise weights come from further away, and as many rows share them as leave L2 a quarter
- * for the weights in use. */
+/* Rows that a block may have. While all weights stay in L2, one tile at a time keeps its inputs in
+ * L1. Otherwise weights come from further away, and as many rows share them as have their inputs in
+ * half of L2. */
 static int64_t choose_block(const fnn_network *net, int64_t mr)
 {
     const int64_t l2 = (int64_t)fnn_l2_bytes();
     if ((int64_t)net->n_bytes <= l2 * 3 / 4) return mr;
-    int64_t widest = 1;
-    for (int i = 0; i < net->n_layers; i++) {
-        const int64_t before = i == 0 ? net->ld_input : net->layers[i - 1].ld;
-        if (before + net->layers[i].ld > widest) widest = before + net->layers[i].ld;
-    }
-    int64_t n_tiles = l2 * 3 / 4 / (widest * 4) / mr;
+    int64_t widest = net->ld_input;
+    for (int i = 0; i + 1 < net->n_layers; i++)
+        if (net->layers[i].ld > widest) widest = net->layers[i].ld;
+    int64_t n_tiles = l2 / 2 / (widest * 4) / mr;
     /* Of wide layers at least 4 tiles, which L3 may hold; of very wide ones, what is reasonable. */
     if (n_tiles < 4) n_tiles = (int64_t)64 << 20 >= 4 * mr * widest * 4 ? 4 : 1;
     if (n_tiles > MAX_TILES) n_tiles = MAX_TILES;
@@ -183,7 +181,7 @@ fnn_status fnn_network_create(const fnn_dense *layers, int n_layers, const fnn_d
     }
     net->pixel = &net->layers[pixel_layer != NULL ? n_layers : 0];
     net->block = choose_block(net, row->mr);
-    net->n_buffer = net->block * widest_ld + FNN_SLACK;
+    net->n_buffer = (net->block + row->mr) * widest_ld + FNN_SLACK;
     net->n_list = round_up(widest_k, 16) + FNN_SLACK;
     net->n_cuts = widest_k / block_of_k(row) + 2;
     net->ns_per_row = 10;
@@ -314,20 +312,20 @@ static void top_k(const float *key, int64_t n, int64_t k, int64_t *labels)
 typedef struct {
     const fnn_network *net;
     const fnn_call *call;
-    int64_t block;             /* rows of one */
+    int64_t n_tiles, n_blocks; /* of all rows; blocks of as many tiles each, or one more */
     int is_polled;             /* long enough for `poll` to matter */
     int64_t polled_at;         /* when, in ns; the calling thread's */
     atomic_int is_stopped, is_out_of_memory;
     atomic_int_fast64_t executed; /* multiply-adds, if call->work is wanted */
 } pass;
 
-typedef struct { float *from, *to; uint32_t *lists, *cuts; float *spare; } buffers;
+/* The rows of `from` and `to` begin one tile in: packed tiles move to the front by one. */
+typedef struct { float *from, *to; uint32_t *lists, *cuts; } buffers;
 
 static size_t workspace_bytes(const fnn_network *net)
 {
     const int64_t n_tiles = net->block / net->layers[0].row->mr;
-    return (size_t)(2 * net->n_buffer + n_tiles * (net->n_list + net->n_cuts) +
-                    net->n_list * net->layers[0].row->mr) * 4;
+    return (size_t)(2 * net->n_buffer + n_tiles * (net->n_list + net->n_cuts)) * 4;
 }
 
 /* Caller's rows with columns apart, to own memory. */
@@ -477,14 +475,14 @@ static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx,
                 fnn_tile t = {
                     .m = m - i < row->mr ? m - i : row->mr,
                     .n = n,
-                    .x = b->from + i * ldx,
+                    .x = b->from + (row->mr + i) * ldx,
                     .ldx = ldx,
                     .list = b->lists + tile * n_list + from,
                     .n_active = to - from,
                     .w = l->w + first * l->k,
                     .panel_stride = l->k * row->nr,
                     .bias = l->bias + first,
-                    .y = b->to + i * l->ld + first,
+                    .y = b->to + (row->mr + i) * l->ld + first,
                     .ldy = l->ld,
                     .is_relu = activation == FNN_act_relu,
                     .is_continued = block > 0,
@@ -494,7 +492,7 @@ static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx,
                 assert(t.n_active == 0 || t.list[t.n_active - 1] < l->k);
                 if (n_tiles > 1 && is_packed(l, t.m)) {
                     const int64_t next = is_last ? l->k : (block + 1) * kc;
-                    t.x += from * row->mr;
+                    t.x = b->from + i * ldx + from * row->mr;
                     t.ahead_step = (row->nr * 4 + n_tiles - 1) / n_tiles;
                     t.ahead = (uintptr_t)(t.w + next * row->nr) +
                               (uintptr_t)(tile * t.ahead_step * (next - block * kc));
@@ -520,8 +518,9 @@ static int run_block(void *context, int64_t index, int is_caller)
     const fnn_network *net = p->net;
     const fnn_call *call = p->call;
     const int mr = net->layers[0].row->mr;
-    const int64_t first = index * p->block, left = call->n_rows - first;
-    const int m = (int)(left < p->block ? left : p->block);
+    const int64_t first = p->n_tiles * index / p->n_blocks * mr;
+    const int64_t end = p->n_tiles * (index + 1) / p->n_blocks * mr;
+    const int m = (int)((end < call->n_rows ? end : call->n_rows) - first);
     float *workspace = fnn_workspace_take(workspace_bytes(net));
     if (workspace == NULL) {
         p->is_out_of_memory = 1;
@@ -530,7 +529,6 @@ static int run_block(void *context, int64_t index, int is_caller)
     buffers b = {.from = workspace, .to = workspace + net->n_buffer,
                  .lists = (uint32_t *)(workspace + 2 * net->n_buffer)};
     b.cuts = b.lists + net->block / mr * net->n_list;
-    b.spare = (float *)(b.cuts + net->block / mr * net->n_cuts);
     const uint64_t fp_mode = fnn_fp_mode_default();
     int64_t ldx = net->ld_input;
     int is_done = 1;
@@ -540,30 +538,31 @@ static int run_block(void *context, int64_t index, int is_caller)
         const layer *l = i == 0 && call->dtype == FNN_U8 ? net->pixel : &net->layers[i];
         int64_t n_active[MAX_TILES];
         for (int tile = 0, r = 0; r < m; tile++, r += mr) {
-            fnn_encode e = {.m = m - r < mr ? m - r : mr, .k = l->k, .to = b.from + r * ldx,
+            fnn_encode e = {.m = m - r < mr ? m - r : mr, .k = l->k, .to = b.from + (mr + r) * ldx,
                             .ld = ldx, .list = b.lists + tile * net->n_list,
                             .keep_zeros = call->keep_zeros};
             n_active[tile] = i == 0 ? encode_input(call, l, first + r, &e) : l->row->encode_f32(&e);
             assert(tile < MAX_TILES && e.ld >= e.k && n_active[tile] <= e.k);
             if (m > mr) {
-                if (is_packed(l, e.m)) l->row->pack(&e, n_active[tile], b.spare);
+                if (is_packed(l, e.m)) l->row->pack(&e, n_active[tile], b.from + r * ldx);
                 cut(e.list, n_active[tile], l->k, block_of_k(l->row), b.cuts + tile * net->n_cuts);
             }
         }
         const int is_plain = call->trace_z != NULL || (is_last && stays_at_z(call, l));
         is_done = run_layer(p, l, m, &b, ldx, n_active,
                             is_plain ? FNN_act_identity : l->activation, is_caller);
+        float *const y = b.to + mr * l->ld;
         if (call->trace_z != NULL) {
-            copy_rows(call->trace_z[i] + first * l->n, b.to, m, l->n, l->ld);
+            copy_rows(call->trace_z[i] + first * l->n, y, m, l->n, l->ld);
             for (int r = 0; r < m; r++) {
-                float *y = b.to + r * l->ld;
-                l->row->activate[l->activation](l->parameters, y, l->n);
+                float *a = y + r * l->ld;
+                l->row->activate[l->activation](l->parameters, a, l->n);
                 if (fnn_activations[l->activation].last_layer_only)
-                    softmax(l->row, y, l->n, b.from, l->activation == FNN_act_log_softmax);
+                    softmax(l->row, a, l->n, b.from, l->activation == FNN_act_log_softmax);
             }
-            copy_rows(call->trace_a[i] + first * l->n, b.to, m, l->n, l->ld);
+            copy_rows(call->trace_a[i] + first * l->n, y, m, l->n, l->ld);
         } else if (is_last && is_done) {
-            emit(call, l, b.to, b.from, first, m);
+            emit(call, l, y, b.from, first, m);
         }
         float *const swap = b.from;
         b.from = b.to;
@@ -590,18 +589,15 @@ fnn_status fnn_forward(const fnn_network *net, const fnn_call *call)
     const int mr = net->layers[0].row->mr;
     int64_t n_worked = 0;
     const double ns = (double)call->n_rows * net->ns_per_row;
-    pass p = {.net = net, .call = call, .block = net->block,
+    pass p = {.net = net, .call = call, .n_tiles = (call->n_rows + mr - 1) / mr,
               .is_polled = call->poll != NULL && ns >= NS_SPLIT};
     if (p.is_polled) p.polled_at = now_ns();
     if (call->n_rows > 0) {
-        int n_threads = call->n_threads;
-        if (!fnn_may_split(net, call->n_rows)) n_threads = 1;
-        if (n_threads > 1) { /* every thread some blocks, of whole tiles */
-            int64_t share = round_up((call->n_rows + n_threads - 1) / n_threads, mr);
-            if (share < p.block) p.block = share;
-        }
-        n_worked = fnn_parallel_for((call->n_rows + p.block - 1) / p.block, n_threads, run_block,
-                                    go_on, &p);
+        const int64_t n_threads = fnn_may_split(net, call->n_rows) ? call->n_threads : 1;
+        const int64_t n_blocks = (p.n_tiles * mr + net->block - 1) / net->block;
+        p.n_blocks = round_up(n_blocks, n_threads); /* every thread as many */
+        if (p.n_blocks > p.n_tiles) p.n_blocks = p.n_tiles;
+        n_worked = fnn_parallel_for(p.n_blocks, (int)n_threads, run_block, go_on, &p);
     }
     if (call->work != NULL)
         *call->work = (fnn_work){n_worked, p.executed, call->n_rows * net->n_madds};
