@@ -322,24 +322,20 @@ static void OF(pack)(const fnn_encode *e, int64_t n_active, void *packed)
 
 static double OF(burn)(int64_t n)
 {
-    enum { CHAINS = FNN_REGISTERS == 16 ? 12 - 2 * (OF(REGISTERS) - 1) : 16 }; /* at least 4 cycles x 2 a cycle */
-    static const char groups[2][4] = {{0, 0, 1, 1}, {0, 0, 0, 0}}; /* tiny floats, small integers */
-    float zeros[NR] = {0}, sink[W];
-    const char *x = groups[0];
-    char weights[W * 4] = {0};
-    __asm__ volatile("" : "+r"(x) : "r"(weights) : "memory");
+    enum { CHAINS = FNN_REGISTERS == 16 ? 10 : 16 }; /* at least 4 cycles x 2 a cycle */
+    float sums[CHAINS * W]; /* each its own, or the compiler makes one chain of them */
+    char x[4] = {0, 0, 1, 1}, weights[W * 4] = {0};
+    for (int j = 0; j < CHAINS * W; j++) sums[j] = (float)j;
+    __asm__ volatile("" : : "r"(sums), "r"(x), "r"(weights) : "memory");
     OF(sum) sum[CHAINS];
     const OF(x) a = OF(spread)(x);
     const OF(w) b = OF(load)(weights);
-    UNROLL for (int j = 0; j < CHAINS; j++) sum[j] = OF(start)(zeros);
+    UNROLL for (int j = 0; j < CHAINS; j++) sum[j] = OF(resume)((char *)(sums + j * W));
     for (int64_t i = 0; i < n; i++) {
         UNROLL for (int j = 0; j < CHAINS; j++) sum[j] = OF(step)(sum[j], a, b);
-        __asm__ volatile("");
     }
-    UNROLL for (int j = 0; j < CHAINS; j++) {
-        OF(suspend)((char *)sink, sum[j]);
-        __asm__ volatile("" : : "r"(sink) : "memory");
-    }
+    UNROLL for (int j = 0; j < CHAINS; j++) OF(suspend)((char *)(sums + j * W), sum[j]);
+    __asm__ volatile("" : : "r"(sums) : "memory");
     return 2.0 * CHAINS * W * KR * (double)n;
 }
 
