@@ -329,10 +329,13 @@ static double OF(burn)(int64_t n)
     __asm__ volatile("" : : "r"(sums), "r"(x), "r"(weights) : "memory");
     OF(sum) sum[CHAINS];
     const OF(x) a = OF(spread)(x);
-    const OF(w) b = OF(load)(weights);
+    OF(w) b = OF(load)(weights);
     UNROLL for (int j = 0; j < CHAINS; j++) sum[j] = OF(resume)((char *)(sums + j * W));
     for (int64_t i = 0; i < n; i++) {
-        UNROLL for (int j = 0; j < CHAINS; j++) sum[j] = OF(step)(sum[j], a, b);
+        UNROLL for (int j = 0; j < CHAINS; j++) {
+            OF(hide)(&b); /* or one product serves all chains */
+            sum[j] = OF(step)(sum[j], a, b);
+        }
     }
     UNROLL for (int j = 0; j < CHAINS; j++) OF(suspend)((char *)(sums + j * W), sum[j]);
     __asm__ volatile("" : : "r"(sums) : "memory");

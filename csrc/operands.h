@@ -41,6 +41,7 @@ FNN_INLINE x_f32 spread_f32(const char *x)
 }
 FNN_INLINE w_f32 load_f32(const char *w) { return v_load((const float *)w); }
 FNN_INLINE sum_f32 step_f32(sum_f32 sum, x_f32 x, w_f32 w) { return v_fma(x, w, sum); }
+FNN_INLINE void hide_f32(w_f32 *w) { (void)w; }
 FNN_INLINE sum_f32 start_f32(const float *bias) { return v_load(bias); }
 FNN_INLINE sum_f32 resume_f32(const char *y) { return v_load((const float *)y); }
 FNN_INLINE void suspend_f32(char *y, sum_f32 sum) { v_store((float *)y, sum); }
@@ -103,6 +104,7 @@ FNN_INLINE sum_bf16 step_bf16(sum_bf16 sum, x_bf16 x, w_bf16 w)
     return v_fma(x.odd, w.odd, v_fma(x.even, w.even, sum));
 }
 #endif
+FNN_INLINE void hide_bf16(w_bf16 *w) { (void)w; }
 FNN_INLINE sum_bf16 start_bf16(const float *bias) { return v_load(bias); }
 FNN_INLINE sum_bf16 resume_bf16(const char *y) { return v_load((const float *)y); }
 FNN_INLINE void suspend_bf16(char *y, sum_bf16 sum) { v_store((float *)y, sum); }
@@ -130,6 +132,7 @@ typedef v8_w w_i8;
 FNN_INLINE x_i8 spread_i8(const char *x) { return v8_spread(x); }
 FNN_INLINE w_i8 load_i8(const char *w) { return v8_load(w); }
 FNN_INLINE sum_i8 step_i8(sum_i8 sum, x_i8 x, w_i8 w) { return v8_dot(sum, x, w); }
+FNN_INLINE void hide_i8(w_i8 *w) { v8_hide(w); }
 FNN_INLINE sum_i8 start_i8(const float *bias) { (void)bias; return vi_set1(0); }
 FNN_INLINE sum_i8 resume_i8(const char *y) { return vi_load(y); }
 FNN_INLINE void suspend_i8(char *y, sum_i8 sum) { vi_store(y, sum); }

@@ -92,6 +92,7 @@ static inline v8_x v8_spread(const void *p)
     return _mm256_set1_epi32(four);
 }
 static inline v8_w v8_load(const void *p) { return vi_load(p); }
+static inline void v8_hide(v8_w *w) { (void)w; }
 static inline vi v8_dot(vi sum, v8_x x, v8_w w)
 {
     __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
@@ -112,6 +113,7 @@ static inline v8_w v8_load(const void *p)
     const vi w = vi_load(p);
     return (v8_w){_mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), _mm256_srai_epi16(w, 8)};
 }
+static inline void v8_hide(v8_w *w) { __asm__("" : "+x"(w->even), "+x"(w->odd)); }
 static inline vi v8_dot(vi sum, v8_x x, v8_w w)
 {
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x.even, w.even));

@@ -87,6 +87,7 @@ static inline v8_x v8_spread(const void *p)
     return _mm512_set1_epi32(four);
 }
 static inline v8_w v8_load(const void *p) { return vi_load(p); }
+static inline void v8_hide(v8_w *w) { (void)w; }
 static inline vi v8_dot(vi sum, v8_x x, v8_w w)
 {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
@@ -107,6 +108,7 @@ static inline v8_w v8_load(const void *p)
     const vi w = vi_load(p);
     return (v8_w){_mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8), _mm512_srai_epi16(w, 8)};
 }
+static inline void v8_hide(v8_w *w) { __asm__("" : "+v"(w->even), "+v"(w->odd)); }
 static inline vi v8_dot(vi sum, v8_x x, v8_w w)
 {
     sum = _mm512_add_epi32(sum, _mm512_madd_epi16(x.even, w.even));

@@ -97,6 +97,7 @@ static inline v8_w v8_load(const void *p)
     const int8x16_t w = vreinterpretq_s8_u8(vld1q_u8(p));
     return (v8_w){vmovl_s8(vget_low_s8(w)), vmovl_s8(vget_high_s8(w))};
 }
+static inline void v8_hide(v8_w *w) { __asm__("" : "+w"(w->low), "+w"(w->high)); }
 static inline vi v8_dot(vi sum, v8_x x, v8_w w)
 {
     const int16x4_t four = vget_low_s16(x);
