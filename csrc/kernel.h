@@ -23,6 +23,8 @@
 #ifndef FNN_KERNEL_H
 #define FNN_KERNEL_H
 
+#include <stdatomic.h>
+
 #include "activations.h"
 #include "fastnn.h"
 
@@ -131,6 +133,23 @@ uint16_t fnn_bf16(float x); /* to nearest, ties to even; NaN stays NaN */
  * busy. Bodies run with unspecified floating-point mode. */
 int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t, int),
                          int (*go_on)(void *), void *context);
+
+/* Threads that share out one thing after another, faster than the pool wakes up: a leader, who would
+ * do it all alone, and helpers, who look for shares until the end, without sleeping. Zeroed to begin.
+ * fnn_team_share: body(context, i) for i in [0, n); returns when all is done, so that between shares
+ * nobody else is at work (a signal handler may then fork). */
+typedef struct {
+    atomic_int_fast64_t next, limit, done; /* shares taken, offered and done since the beginning */
+    int64_t base;                          /* what `next` was when the ones offered now began */
+    void (*body)(void *, int64_t);
+    void *context;
+    atomic_int is_over;
+} fnn_team;
+
+void fnn_team_share(fnn_team *team, int64_t n, void (*body)(void *, int64_t), void *context);
+void fnn_team_help(fnn_team *team);
+void fnn_team_end(fnn_team *team);
+int fnn_team_is_over(fnn_team *team);
 
 /* Memory of the calling thread, aligned to 64; NULL: none left. Kept from one taking to the next;
  * taken again before it is given back (`poll` may run a signal handler that predicts), it is fresh

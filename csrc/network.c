@@ -51,6 +51,7 @@ struct fnn_network {
     int64_t n_list;          /* elements of one tile's list */
     int64_t n_cuts;          /* elements of one tile's cuts: where in its list a K block begins */
     int64_t n_tiles;         /* most tiles of a block */
+    int64_t most_shares;     /* that a team may find in a layer, at least 1 */
     double ns_per_row;       /* about */
     const fnn_row *floats;   /* whose activations all layers use */
     void *arena;
@@ -59,6 +60,7 @@ struct fnn_network {
 };
 
 enum { NS_BRIEF = 5000, NS_SPLIT = 200000, NS_POLL = 20000000 }; /* see estimate_ns */
+enum { COLUMNS_OF_SHARE = 256, SHARED_WEIGHTS = 1 << 18 }; /* of a layer worth sharing: a round of the team costs about 1 us */
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -207,6 +209,10 @@ static void choose_sizes(fnn_network *net, const layer *pixel)
         if (way->mr > mr) mr = way->mr;
         if (way->block / least_mr > net->n_tiles) net->n_tiles = way->block / least_mr;
     }
+    for (int i = 0; i < net->n_layers; i++)
+        if (net->layers[i].n / COLUMNS_OF_SHARE > net->most_shares)
+            net->most_shares = net->layers[i].n / COLUMNS_OF_SHARE;
+    if (net->most_shares < 1) net->most_shares = 1;
     net->room = mr * widest;
     net->n_buffer = net->room + round_up(block * widest + FNN_SLACK * 4, 64);
     net->n_list = round_up(most_groups, 16) + FNN_SLACK;
@@ -454,6 +460,7 @@ typedef struct {
     int64_t polled_at;         /* when, in ns; the calling thread's */
     atomic_int is_stopped, is_out_of_memory;
     atomic_int_fast64_t executed; /* multiply-adds, if call->work is wanted */
+    fnn_team *team;            /* NULL, or shares the panels of a layer: one block, several threads */
 } pass;
 
 /* The rows of `from` and `to` begin `room` bytes in: packed tiles move to the front by one tile. */
@@ -601,74 +608,114 @@ static int is_packed(const layer *l, int m)
     return m == l->row->mr && l->n_panels >= 8 && l->row->pack != NULL;
 }
 
-/* One layer for the m rows of a block, from b->from to b->to; `n_active` of each tile is known.
- * Gives u8, if `is_u8_out`, or floats with `activation` applied. */
-static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx, int64_t ldy,
-                     const int64_t *n_active, int activation, int is_u8_out, int is_caller)
+/* One layer for the m rows of a block, from `x` to `y`; `n_active` of each tile is known. Gives u8, if
+ * `is_u8_out`, or floats with `activation` applied. */
+typedef struct {
+    pass *p;
+    const layer *l;
+    int m, n_tiles;
+    char *x, *y;
+    int64_t ldx, ldy;        /* bytes */
+    const buffers *b;
+    const int64_t *n_active;
+    int activation, is_u8_out;
+    int64_t n_at_once;       /* panels */
+    int64_t first_panel;     /* of those that a team shares now */
+} layer_run;
+
+/* Panels [panel, panel + n_at_once) for all tiles. */
+static void run_panels(const layer_run *run, int64_t panel)
 {
+    pass *p = run->p;
+    const layer *l = run->l;
     const fnn_row *row = l->row;
-    const int64_t n_list = p->net->n_list;
-    const int n_tiles = (m + row->mr - 1) / row->mr;
-    const int64_t size = is_u8_out ? 1 : 4;
-    const epilogue how = is_u8_out ? l->u8 : l->z;
-    const fnn_finish finish = is_u8_out                      ? FNN_TO_U8
+    const int activation = run->activation;
+    const epilogue how = run->is_u8_out ? l->u8 : l->z;
+    const fnn_finish finish = run->is_u8_out                 ? FNN_TO_U8
                               : activation == FNN_act_relu ? FNN_RELU
                                                              : FNN_Z;
-    char *const x = b->from + p->net->room, *const y = b->to + p->net->room;
-    /* One tile: all its panels, or as many as take NS_POLL, so that few rows can have several in
-     * registers at once. More tiles: a panel serves all of them while it is in cache. */
-    const double ns_per_panel = m * l->ns_per_row / (double)l->n_panels;
-    const int64_t n_in_time = 8 + (int64_t)(NS_POLL / ns_per_panel) / 8 * 8;
-    const int64_t n_at_once = n_tiles > 1 ? 1 : n_in_time < l->n_panels ? n_in_time : l->n_panels;
     const int64_t kc = block_of_k(row), panel_bytes = l->n_groups * row->nr * 4;
     /* u8 has no room for what a sum in progress holds. */
-    const int64_t n_blocks = n_tiles == 1 || l->k == 0 || is_u8_out ? 1 : (l->n_groups + kc - 1) / kc;
-    for (int64_t panel = 0; panel < l->n_panels; panel += n_at_once) {
-        const int64_t first = panel * row->nr;
-        const int64_t last = (panel + n_at_once) * row->nr;
-        const int64_t n = (last < l->n ? last : l->n) - first;
-        for (int64_t block = 0; block < n_blocks; block++) {
-            const int is_last = block + 1 == n_blocks;
-            for (int tile = 0; tile < n_tiles; tile++) {
-                const int i = tile * row->mr;
-                const uint32_t *cuts = b->cuts + tile * p->net->n_cuts;
-                const int64_t from = block == 0 ? 0 : cuts[block];
-                const int64_t to = is_last ? n_active[tile] : cuts[block + 1];
-                fnn_tile t = {
-                    .m = m - i < row->mr ? m - i : row->mr,
-                    .n = n,
-                    .x = x + i * ldx,
-                    .ldx = ldx,
-                    .list = b->lists + tile * n_list + from,
-                    .n_active = to - from,
-                    .w = (const char *)l->w + panel * panel_bytes,
-                    .panel_stride = panel_bytes,
-                    .bias = how.bias + first,
-                    .scale = how.scale == NULL ? NULL : how.scale + first,
-                    .y = y + i * ldy + first * size,
-                    .ldy = ldy,
-                    .finish = is_last ? finish : FNN_SUSPEND,
-                    .is_continued = block > 0,
-                };
-                assert(t.m >= 1 && t.m <= row->mr && t.n >= 1 && t.n_active >= 0);
-                assert(t.n_active == 0 || t.list[t.n_active - 1] < l->n_groups);
-                if (n_tiles > 1 && is_packed(l, t.m)) {
-                    const int64_t next = is_last ? l->n_groups : (block + 1) * kc;
-                    t.x = x - row->mr * ldx + i * ldx + from * row->mr * 4;
-                    t.ahead_step = (row->nr * 4 + n_tiles - 1) / n_tiles;
-                    t.ahead = (uintptr_t)t.w + (uintptr_t)(next * row->nr * 4) +
-                              (uintptr_t)(tile * t.ahead_step * (next - block * kc));
-                    row->gemm_packed(&t);
-                } else {
-                    row->gemm(&t);
-                }
-                if (!is_in_gemm(activation) && is_last)
-                    for (int r = 0; r < t.m; r++)
-                        p->net->floats->activate[activation](
-                            l->parameters, (float *)((char *)t.y + r * ldy), n);
-                if (p->call->work != NULL) p->executed += t.m * t.n_active * row->kr * n;
+    const int64_t n_blocks =
+        run->n_tiles == 1 || l->k == 0 || run->is_u8_out ? 1 : (l->n_groups + kc - 1) / kc;
+    const int64_t first = panel * row->nr, last = (panel + run->n_at_once) * row->nr;
+    const int64_t n = (last < l->n ? last : l->n) - first;
+    for (int64_t block = 0; block < n_blocks; block++) {
+        const int is_last = block + 1 == n_blocks;
+        for (int tile = 0; tile < run->n_tiles; tile++) {
+            const int i = tile * row->mr;
+            const uint32_t *cuts = run->b->cuts + tile * p->net->n_cuts;
+            const int64_t from = block == 0 ? 0 : cuts[block];
+            const int64_t to = is_last ? run->n_active[tile] : cuts[block + 1];
+            fnn_tile t = {
+                .m = run->m - i < row->mr ? run->m - i : row->mr,
+                .n = n,
+                .x = run->x + i * run->ldx,
+                .ldx = run->ldx,
+                .list = run->b->lists + tile * p->net->n_list + from,
+                .n_active = to - from,
+                .w = (const char *)l->w + panel * panel_bytes,
+                .panel_stride = panel_bytes,
+                .bias = how.bias + first,
+                .scale = how.scale == NULL ? NULL : how.scale + first,
+                .y = run->y + i * run->ldy + first * (run->is_u8_out ? 1 : 4),
+                .ldy = run->ldy,
+                .finish = is_last ? finish : FNN_SUSPEND,
+                .is_continued = block > 0,
+            };
+            assert(t.m >= 1 && t.m <= row->mr && t.n >= 1 && t.n_active >= 0);
+            assert(t.n_active == 0 || t.list[t.n_active - 1] < l->n_groups);
+            if (run->n_tiles > 1 && is_packed(l, t.m)) {
+                const int64_t next = is_last ? l->n_groups : (block + 1) * kc;
+                t.x = run->x + (i - row->mr) * run->ldx + from * row->mr * 4;
+                t.ahead_step = (row->nr * 4 + run->n_tiles - 1) / run->n_tiles;
+                t.ahead = (uintptr_t)t.w + (uintptr_t)(next * row->nr * 4) +
+                          (uintptr_t)(tile * t.ahead_step * (next - block * kc));
+                row->gemm_packed(&t);
+            } else {
+                row->gemm(&t);
             }
+            if (!is_in_gemm(activation) && is_last)
+                for (int r = 0; r < t.m; r++)
+                    p->net->floats->activate[activation](
+                        l->parameters, (float *)((char *)t.y + r * run->ldy), n);
+            if (p->call->work != NULL) p->executed += t.m * t.n_active * row->kr * n;
         }
+    }
+}
+
+static void run_share(void *context, int64_t i)
+{
+    const layer_run *run = context;
+    run_panels(run, run->first_panel + i * run->n_at_once);
+}
+
+/* All panels. One tile alone: all at once, or as many as take NS_POLL, so that few rows can have several
+ * in registers. More tiles: a panel serves all of them while it is in cache. A team takes some
+ * columns at a time; nobody is asked to go on while others work (see fnn_team). */
+static int run_layer(layer_run *run, int is_caller)
+{
+    pass *p = run->p;
+    const layer *l = run->l;
+    int64_t n_in_time = l->n_panels;
+    if (p->is_polled) {
+        const double n = NS_POLL / (run->m * l->ns_per_row) * (double)l->n_panels;
+        if (n < (double)l->n_panels) n_in_time = 8 + (int64_t)n / 8 * 8;
+    }
+    if (n_in_time > l->n_panels) n_in_time = l->n_panels;
+    run->n_at_once = run->n_tiles > 1 ? 1 : n_in_time;
+    if (p->team != NULL && l->n * l->k >= SHARED_WEIGHTS) {
+        run->n_at_once = COLUMNS_OF_SHARE / l->row->nr;
+        for (int64_t panel = 0; panel < l->n_panels; panel += n_in_time) {
+            const int64_t end = panel + n_in_time < l->n_panels ? panel + n_in_time : l->n_panels;
+            run->first_panel = panel;
+            fnn_team_share(p->team, (end - panel + run->n_at_once - 1) / run->n_at_once, run_share, run);
+            if (!go_on(p)) return 0;
+        }
+        return 1;
+    }
+    for (int64_t panel = 0; panel < l->n_panels; panel += run->n_at_once) {
+        run_panels(run, panel);
         if (is_caller ? !go_on(p) : p->is_stopped) return 0;
     }
     return 1;
@@ -743,8 +790,9 @@ static int run_block(void *context, int64_t index, int is_caller)
     const fnn_network *net = p->net;
     const fnn_call *call = p->call;
     const path *way = &net->paths[call->dtype];
-    const int64_t first = p->n_tiles * index / p->n_blocks * way->mr;
-    const int64_t end = p->n_tiles * (index + 1) / p->n_blocks * way->mr;
+    const int is_only = p->n_blocks == 1; /* spares divisions, which one row feels */
+    const int64_t first = is_only ? 0 : p->n_tiles * index / p->n_blocks * way->mr;
+    const int64_t end = is_only ? call->n_rows : p->n_tiles * (index + 1) / p->n_blocks * way->mr;
     const int m = (int)((end < call->n_rows ? end : call->n_rows) - first);
     char *workspace = fnn_workspace_take(workspace_bytes(net));
     if (workspace == NULL) {
@@ -757,7 +805,8 @@ static int run_block(void *context, int64_t index, int is_caller)
     b.cuts = b.lists + net->n_tiles * net->n_list;
     const uint64_t fp_mode = fnn_fp_mode_default();
     int64_t ldx = ld_of_input(way->first, call->dtype == FNN_U8 && call->column_stride == 1 ? 1 : 4);
-    uint64_t is_lost[MOST_ROWS / 64] = {0}; /* rows that had a NaN when they became u8 */
+    uint64_t is_lost[MOST_ROWS / 64]; /* rows that had a NaN when they became u8 */
+    for (int i = 0; i < (m + 63) / 64; i++) is_lost[i] = 0;
     int size = 0, is_done = 1;
 
     for (int i = 0; i < net->n_layers && is_done; i++) {
@@ -766,12 +815,18 @@ static int run_block(void *context, int64_t index, int is_caller)
         int64_t n_active[MOST_ROWS / 4]; /* no tile has fewer rows */
         encode_rows(p, l, first, m, &b, ldx, size, n_active, is_lost);
         const int is_plain = call->trace_z != NULL || (is_last && stays_at_z(call, l));
-        if (!l->is_u8_out || call->trace_z != NULL)
-            is_done = run_layer(p, l, m, &b, ldx, l->ld, n_active,
-                                is_plain ? FNN_act_identity : l->activation, 0, is_caller);
+        layer_run run = {.p = p, .l = l, .m = m, .n_tiles = (m + l->row->mr - 1) / l->row->mr,
+                         .x = b.from + net->room, .y = b.to + net->room, .ldx = ldx, .ldy = l->ld,
+                         .b = &b, .n_active = n_active,
+                         .activation = is_plain ? FNN_act_identity : l->activation};
+        if (!l->is_u8_out || call->trace_z != NULL) is_done = run_layer(&run, is_caller);
         if (call->trace_z != NULL && is_done) emit_trace(p, i, l, first, m, &b, is_lost);
-        if (l->is_u8_out && is_done)
-            is_done = run_layer(p, l, m, &b, ldx, l->ld_u8, n_active, FNN_act_identity, 1, is_caller);
+        if (l->is_u8_out && is_done) {
+            run.ldy = l->ld_u8;
+            run.activation = FNN_act_identity;
+            run.is_u8_out = 1;
+            is_done = run_layer(&run, is_caller);
+        }
         if (is_last && is_done && call->trace_z == NULL) {
             float *const y = (float *)(b.to + net->room);
             restore_nan(y, m, l->n, l->ld, is_lost);
@@ -793,9 +848,25 @@ int fnn_is_brief(const fnn_network *net, int64_t n_rows)
     return (double)n_rows * net->ns_per_row < NS_BRIEF;
 }
 
+/* One block, by a team: the caller leads, whoever else turns up helps. */
+static int run_in_team(void *context, int64_t unused, int is_caller)
+{
+    pass *p = context;
+    (void)unused;
+    if (!is_caller) {
+        const uint64_t fp_mode = fnn_fp_mode_default();
+        fnn_team_help(p->team);
+        fnn_fp_mode_restore(fp_mode);
+    } else if (!fnn_team_is_over(p->team)) {
+        run_block(p, 0, 1);
+        fnn_team_end(p->team);
+    }
+    return 1;
+}
+
 int fnn_may_split(const fnn_network *net, int64_t n_rows)
 {
-    return n_rows > 1 && (double)n_rows * net->ns_per_row >= NS_SPLIT;
+    return (double)n_rows * net->ns_per_row >= NS_SPLIT;
 }
 
 fnn_status fnn_forward(const fnn_network *net, const fnn_call *call)
@@ -808,10 +879,20 @@ fnn_status fnn_forward(const fnn_network *net, const fnn_call *call)
     if (p.is_polled) p.polled_at = now_ns();
     if (call->n_rows > 0) {
         const int64_t n_threads = fnn_may_split(net, call->n_rows) ? call->n_threads : 1;
-        const int64_t n_blocks = (p.n_tiles * way->mr + way->block - 1) / way->block;
-        p.n_blocks = round_up(n_blocks, n_threads); /* every thread as many */
-        if (p.n_blocks > p.n_tiles) p.n_blocks = p.n_tiles;
-        n_worked = fnn_parallel_for(p.n_blocks, (int)n_threads, run_block, go_on, &p);
+        p.n_blocks = 1;
+        if (call->n_rows > way->block || n_threads > 1) {
+            const int64_t n_blocks = (call->n_rows + way->block - 1) / way->block;
+            p.n_blocks = round_up(n_blocks, n_threads); /* every thread as many */
+            if (p.n_blocks > p.n_tiles) p.n_blocks = p.n_tiles;
+        }
+        fnn_team team = {0};
+        if (n_threads > 1 && p.n_tiles == 1) { /* too few rows to share them out */
+            const int64_t n_members = n_threads < net->most_shares ? n_threads : net->most_shares;
+            p.team = &team;
+            n_worked = fnn_parallel_for(n_members, (int)n_members, run_in_team, go_on, &p);
+        } else {
+            n_worked = fnn_parallel_for(p.n_blocks, (int)n_threads, run_block, go_on, &p);
+        }
     }
     if (call->work != NULL)
         *call->work = (fnn_work){n_worked, p.executed, call->n_rows * net->n_madds};
