@@ -67,6 +67,10 @@ typedef struct {
     const float *bias;                /* [n_outputs] */
     int activation;                   /* index into fnn_activations */
     float parameters[2];
+    const char *format;               /* "f32" (or NULL), "bf16", "i8" */
+    const int8_t *weight_i8;          /* "i8": [n_inputs, n_outputs], C-contiguous */
+    const float *scale, *offset;      /* "i8": [n_outputs] */
+    float input_scale, input_zero;    /* "i8" */
 } fnn_dense;
 
 typedef struct fnn_network fnn_network;

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from fastnn import Dense, _core
+from fastnn.reference import chain, fused_multiply_add
+
+__all__ = ["chain", "fused_multiply_add"]  # and what is below
 
 IS_SANITIZED = _core.build_info()["mode"] == "sanitize"
 
@@ -26,33 +29,6 @@ each_isa = pytest.mark.parametrize(
         for kernel in _core.kernels()
     ],
 )
-
-
-def fused_multiply_add(a, b, c):
-    """a * b + c of float32 arrays, rounded once to float32.
-
-    The product is exact in float64; the sum is rounded to odd there (S. Boldo and G. Melquiond,
-    2008), and so rounding it again to float32 gives what one rounding would have given.
-    """
-    with np.errstate(all="ignore"):
-        product = a.astype(np.float64) * b
-        c = c.astype(np.float64)
-        total = product + c
-        part = total - product
-        error = (product - (total - part)) + (c - part)
-        bits = total.view(np.int64)
-        is_inexact = np.isfinite(error) & (error != 0) & (bits & 1 == 0)
-        bits += np.where(is_inexact, np.where((error > 0) == (total > 0), 1, -1), 0)
-        return total.astype(np.float32)
-
-
-def chain(x, weight, bias):
-    """z (M, N) for x (M, K), weight (K, N), bias (N,), as every kernel has to give it."""
-    x = x.astype(np.float32)
-    z = np.tile(bias, (len(x), 1))
-    for k in range(x.shape[1]):
-        z = fused_multiply_add(x[:, k, None], weight[k], z)
-    return z + np.float32(0)
 
 
 def canonical(a):
