@@ -45,7 +45,11 @@ def check_isa(isa: str | None = None) -> None: ...
 def activate(
     name: str, x: npt.ArrayLike, isa: str | None = None, **parameters: float
 ) -> _Float32: ...
-def peak_gflops(isa: str | None = None, seconds: float = 0.05, format: str = "f32") -> float: ...
+def peak_gflops(
+    isa: str | None = None,
+    seconds: float = 0.05,
+    format: str = "f32",  # noqa: A002
+) -> float: ...
 
 class Network:
     @property
@@ -58,7 +62,7 @@ class Network:
         *,
         pixel: Dense | QuantizedDense | None = None,
         is_scaled: bool | None = None,
-        format: str = "f32",
+        format: str = "f32",  # noqa: A002
         classes: npt.NDArray[Any] | None = None,
         task: str = "classify",
         isa: str | None = None,

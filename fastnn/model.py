@@ -317,10 +317,12 @@ def load(
         raise ValueError(f"load: precision is {precision!r}, wanted one of {wanted}")
     path = _path_of(name_or_path)
     file = formats.read(path)
+    arguments = dict(vars(file))
     if precision is not None:
         checks.calibrated(f"load: {path}", precision, file.calibration, len(file.layers))
+        arguments["precision"] = precision
     try:
-        return Model(**{**vars(file), "precision": precision or file.precision}, isa=isa)
+        return Model(**arguments, isa=isa)
     except (TypeError, ValueError) as error:
         raise LoadError(f"{path}: {error}") from None
 

@@ -28,7 +28,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,7 @@ MAX_INPUTS = 66_051
 
 INPUTS = ("uint8", "float32")
 
-_Layer = Dense | "QuantizedDense" if TYPE_CHECKING else Any
+_Layer: TypeAlias = "Dense | QuantizedDense"
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MAX_BATCH = 1024  # rows traced at once ...
 _MAX_VALUES = 1 << 21  # ... and values of theirs
@@ -264,9 +264,10 @@ def quantize_layers(
     if seen is not None and rest:
         pairs.append((0, (seen, rest[0])))
     for i, (layer, after) in pairs:
-        if is_direct(layer, after) and not all(
-            np.isfinite(part).all() for part in requantization(layer, after)
-        ):
+        if not (isinstance(layer, QuantizedDense) and isinstance(after, QuantizedDense)):
+            continue
+        parts = requantization(layer, after)
+        if is_direct(layer, after) and not all(np.isfinite(part).all() for part in parts):
             raise ValueError(
                 f"layers[{i + 1}]: the range {calibration.ranges[i + 1]} is so small beside the "
                 f"outputs of layers[{i}] that their ratio overflows float32"
@@ -283,10 +284,8 @@ def _quantized(i: int, layer: Dense, limits: tuple[float, float]) -> _Layer:
         raise ValueError(f"layers[{i}] with the range {limits}: {error}") from None
 
 
-def is_direct(layer: _Layer, after: _Layer) -> bool:
+def is_direct(layer: QuantizedDense, after: QuantizedDense) -> bool:
     """Whether the sums of `layer` become the u8 inputs of `after` by one multiply-add."""
-    if not (isinstance(layer, QuantizedDense) and isinstance(after, QuantizedDense)):
-        return False
     # Clamping below at zero point 0 is relu.
     return layer.activation == "identity" or (layer.activation == "relu" and after.input_zero == 0)
 

@@ -317,7 +317,7 @@ def quantized_trace(
             sums = (q.astype(np.float64) @ layer.weight_i8).astype(np.float32)
             z = fused_multiply_add(sums, layer.scale, layer.offset) + np.float32(0)
             direct = None
-            if after is not None and is_direct(layer, after):
+            if isinstance(after, QuantizedDense) and is_direct(layer, after):
                 multiplier, offset = requantization(layer, after)
                 direct = _to_u8(sums, multiplier, offset)
         values = activate(layer.activation, z, layer.parameters)

@@ -35,7 +35,8 @@ class ModelFile:
     `layers`: `Dense` layers, 1 to 256. `classes`: None, or labels, 1-D (integers, strings or
     booleans). `task`: "classify", "regress" or None. `scale`, `mean`, `std`: of uint8 input p,
     read as (p*scale - mean)/std; a float, or float64 of shape (inputs,). `metadata`: strings by
-    name, for people. `precision`, `calibration`: as of `fastnn.Model`. Raises `TypeError` or `ValueError` for anything else.
+    name, for people. `precision`, `calibration`: as of `fastnn.Model`. Raises `TypeError` or
+    `ValueError` for anything else.
     """
 
     layers: Sequence[Dense]

@@ -173,13 +173,13 @@ def _build(about: dict[str, Any], arrays: _Arrays, metadata: dict[str, str]) -> 
             raise Wrong(f"tensor {name} of {wanted}", f"F{8 * array.itemsize}")
     layers = [_layer(i, entry, arrays) for i, entry in enumerate(entries)]
     units = {name: _number(about[name], name) if name in about else arrays[name] for name in _UNITS}
-    rest = {
+    rest: dict[str, Any] = {
         "classes": _classes(about["classes"]),
         "task": about["task"],
         "precision": about.get("precision", "float32"),
         "calibration": _calibration(about["calibration"]) if "calibration" in about else None,
     }
-    return checked("the model", lambda: ModelFile(layers, metadata=metadata, **rest, **units))
+    return checked("the model", lambda: ModelFile(layers, metadata=metadata, **{**units, **rest}))
 
 
 def _layer(i: int, entry: Any, arrays: _Arrays) -> Dense:
