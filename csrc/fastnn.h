@@ -24,6 +24,7 @@ typedef enum {
     FNN_ISA_MISSING,  /* the CPU, the OS or this build lacks it */
     FNN_NOT_FINITE,   /* a weight or a bias is NaN or infinite */
     FNN_BAD_SHAPE,    /* a layer is empty, does not fit the one before, or is too large */
+    FNN_BAD_FORMAT,   /* no such number format, or its scale, zero or number of inputs is out of range */
     FNN_BAD_ACTIVATION, /* unknown, or softmax / log_softmax before the last layer */
     FNN_INTERRUPTED,  /* `poll` asked to stop; the output is unspecified */
 } fnn_status;

@@ -314,6 +314,7 @@ cdef class Network:
         if status != FNN_OK:
             layer_name = f"layers[{where}]" if where >= 0 else "the first layer with scale, mean, std"
             problem = {FNN_NOT_FINITE: "holds NaN or infinity", FNN_BAD_SHAPE: "has a bad shape",
+                       FNN_BAD_FORMAT: "is not what its number format can hold",
                        FNN_BAD_ACTIVATION: "has an activation for the last layer only"}
             raise ValueError(f"{layer_name} {problem.get(status, 'was refused')}")
         self.network = network

@@ -177,8 +177,9 @@ class QuantizedDense:
             if not np.isfinite(array).all():
                 raise ValueError(f"QuantizedDense: {name} has NaN or Inf, wanted finite numbers")
         with np.errstate(all="ignore"):
-            inverse = np.float32(1 / np.float64(np.float32(input_scale)))
-        is_sound = np.isfinite(np.float32(input_scale)) and 0 < inverse < np.inf
+            step = np.float32(input_scale)
+            inverse = np.float32(1 / np.float64(step))
+        is_sound = np.isfinite(step) and 0 < inverse < np.inf
         if not is_sound or not 0 <= input_zero <= 255 or input_zero != int(input_zero):
             raise ValueError(
                 f"QuantizedDense: input_scale is {input_scale} and input_zero {input_zero}, wanted "
@@ -188,7 +189,7 @@ class QuantizedDense:
             "weight_i8": frozen(np.ascontiguousarray(weight_i8)),
             "scale": frozen(np.ascontiguousarray(scale)),
             "offset": frozen(np.ascontiguousarray(offset)),
-            "input_scale": float(np.float32(input_scale)),
+            "input_scale": float(step),
             "input_zero": float(input_zero),
             "activation": activation,
             "parameters": MappingProxyType(dict(parameters)),
@@ -355,13 +356,13 @@ def _rows(rows: npt.ArrayLike, n_inputs: int) -> npt.NDArray[Any]:
         raise TypeError(
             f"calibrate: rows has dtype {array.dtype}, wanted uint8 (pixels) or a float type"
         )
-    if array.ndim == 0 or array.size == 0:
+    if array.size == 0:
         raise ValueError(
             f"calibrate: rows is empty (shape {array.shape}), wanted at least one row of {n_inputs}"
         )
     if array.ndim >= 2 and array[0].size == n_inputs:
         return array.reshape(len(array), -1)
-    if array.size == n_inputs:  # one row
+    if array.ndim and array.size == n_inputs:  # one row
         return array.reshape(1, -1)
     raise ValueError(
         f"calibrate: rows has shape {array.shape}, the network takes {n_inputs} values a row"

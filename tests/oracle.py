@@ -1,8 +1,7 @@
-"""What the tests of the engine share: the promised arithmetic in NumPy, awkward rows, comparisons.
+"""What the tests of the engine share: awkward rows, layers, comparisons.
 
-Invariant: `chain` is written from the promise alone (start at the bias, one fused multiply-add for
-each input in ascending order, add +0) and knows nothing of the engine; comparisons are of bits,
-NaNs being equal.
+Invariant: the arithmetic is that of fastnn.reference, which is written from the promise alone and
+computes nothing with the engine; comparisons are of bits, NaNs being equal.
 """
 
 import numpy as np
@@ -15,20 +14,36 @@ __all__ = ["chain", "fused_multiply_add"]  # and what is below
 
 IS_SANITIZED = _core.build_info()["mode"] == "sanitize"
 
-AVAILABLE = [kernel["isa"] for kernel in _core.kernels() if kernel["available"]]
 
-each_isa = pytest.mark.parametrize(
-    "isa",
-    [
-        pytest.param(
-            kernel["isa"],
-            marks=[]
-            if kernel["available"]
-            else pytest.mark.skip(reason=f"NOT TESTED: this CPU lacks {kernel['isa']}"),
-        )
+def available(number_format):
+    """The ISAs that have a kernel of this format and that this CPU has, best first."""
+    return [
+        kernel["isa"]
         for kernel in _core.kernels()
-    ],
-)
+        if kernel["format"] == number_format and kernel["available"]
+    ]
+
+
+def each_isa_of(number_format):
+    """Runs a test for each kernel of this format."""
+    return pytest.mark.parametrize(
+        "isa",
+        [
+            pytest.param(
+                kernel["isa"],
+                marks=[]
+                if kernel["available"]
+                else pytest.mark.skip(reason=f"NOT TESTED: this CPU lacks {kernel['isa']}"),
+            )
+            for kernel in _core.kernels()
+            if kernel["format"] == number_format
+        ],
+    )
+
+
+AVAILABLE = available("f32")
+
+each_isa = each_isa_of("f32")
 
 
 def canonical(a):
