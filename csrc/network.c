@@ -460,6 +460,7 @@ typedef struct {
     int64_t polled_at;         /* when, in ns; the calling thread's */
     atomic_int is_stopped, is_out_of_memory;
     atomic_int_fast64_t executed; /* multiply-adds, if call->work is wanted */
+    const int64_t *rows;       /* NULL, or which of the caller's rows these are */
     fnn_team *team;            /* NULL, or shares the panels of a layer: one block, several threads */
 } pass;
 
@@ -471,40 +472,38 @@ static size_t workspace_bytes(const fnn_network *net)
     return (size_t)(2 * net->n_buffer + net->n_tiles * (net->n_list + net->n_cuts) * 4);
 }
 
-/* Caller's rows with columns apart, to own memory, as they are. */
-static void gather(const fnn_call *call, int64_t size, const fnn_encode *e)
+/* The caller's row number `row` of a pass. */
+static int64_t number_of(const pass *p, int64_t row) { return p->rows == NULL ? row : p->rows[row]; }
+
+/* Caller's rows that do not lie as kernels want them, to own memory: at the end of where they go in
+ * the layer's format, which may be wider, so that encoding may go on from there. */
+static void gather(const pass *p, int64_t size, const layer *l, int64_t row, fnn_encode *e)
 {
+    const fnn_call *call = p->call;
+    char *const first = (char *)e->to + (size < size_of(l->row) ? (size_of(l->row) - size) * e->k : 0);
     for (int i = 0; i < e->m; i++) {
-        const char *x = (const char *)e->x + i * e->row_stride;
-        char *to = (char *)e->to + i * e->ld;
+        const char *x = (const char *)call->x + number_of(p, row + i) * call->row_stride;
+        char *to = first + i * e->ld;
+        if (call->column_stride == size) {
+            memcpy(to, x, (size_t)(e->k * size));
+            continue;
+        }
         for (int64_t j = 0; j < e->k; j++, x += call->column_stride, to += size)
             memcpy(to, x, (size_t)size);
     }
+    e->x = first;
+    e->row_stride = e->ld;
 }
 
-/* uint8 rows that lie in place of the layer's own, wider ones, to floats there: from the end on. */
-static void widen_in_place(const fnn_encode *e)
+static int64_t encode_input(const pass *p, const layer *l, int64_t row, fnn_encode *e)
 {
-    for (int i = 0; i < e->m; i++) {
-        char *row = (char *)e->to + i * e->ld;
-        for (int64_t j = e->k; j-- > 0;) {
-            const float x = (float)(uint8_t)row[j];
-            memcpy(row + j * 4, &x, 4);
-        }
-    }
-}
-
-static int64_t encode_input(const fnn_call *call, const layer *l, int64_t row, fnn_encode *e)
-{
+    const fnn_call *call = p->call;
     const int64_t size = call->dtype == FNN_U8 ? 1 : 4;
-    e->x = (const char *)call->x + row * call->row_stride;
-    e->row_stride = call->row_stride;
-    if (call->column_stride != size && l->k > 1) {
-        gather(call, size, e);
-        e->x = e->to;
-        e->row_stride = e->ld;
-        if (size == 1 && l->row->kr != 4) widen_in_place(e);
-        if (size == 1 && l->row->kr != 4) return l->row->encode_f32(e);
+    if (p->rows != NULL || (call->column_stride != size && l->k > 1)) {
+        gather(p, size, l, row, e);
+    } else {
+        e->x = (const char *)call->x + row * call->row_stride;
+        e->row_stride = call->row_stride;
     }
     return (call->dtype == FNN_U8 ? l->row->encode_u8 : l->row->encode_f32)(e);
 }
@@ -736,7 +735,7 @@ static void encode_rows(pass *p, const layer *l, int64_t first, int m, const buf
                         .zero = l->zero, .is_nan = &is_nan};
         assert(tile < p->net->n_tiles);
         if (size == 0) {
-            n_active[tile] = encode_input(p->call, l, first + r, &e);
+            n_active[tile] = encode_input(p, l, first + r, &e);
         } else {
             if (size > size_of(l->row)) { /* floats to something else, in place */
                 e.x = e.to;
@@ -804,7 +803,7 @@ static int run_block(void *context, int64_t index, int is_caller)
                  .lists = (uint32_t *)(workspace + 2 * net->n_buffer)};
     b.cuts = b.lists + net->n_tiles * net->n_list;
     const uint64_t fp_mode = fnn_fp_mode_default();
-    int64_t ldx = ld_of_input(way->first, call->dtype == FNN_U8 && call->column_stride == 1 ? 1 : 4);
+    int64_t ldx = ld_of_input(way->first, call->dtype == FNN_U8 ? 1 : 4);
     uint64_t is_lost[MOST_ROWS / 64]; /* rows that had a NaN when they became u8 */
     for (int i = 0; i < (m + 63) / 64; i++) is_lost[i] = 0;
     int size = 0, is_done = 1;
