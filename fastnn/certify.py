@@ -5,9 +5,9 @@ rounding of weights that makes the bound small (`Taps`, `shaped_weights`), prove
 operator norms (`norm_bound`), and the bound itself in NumPy (`Certificate.bound`), which
 csrc/certify.c has to equal. The theorem and its proof are docs/certified.md; names are the same.
 
-Invariant: whatever is rounded is rounded towards a larger bound. Nothing that is read from a file is
-trusted: weights may have been rounded by anybody and anyhow, taps may be any; they change how large
-the bound is, never whether it holds.
+Invariant: whatever is rounded is rounded towards a larger bound. Nothing that is read from a file
+is trusted: weights may have been rounded by anybody and anyhow, taps may be any; they change how
+large the bound is, never whether it holds.
 
 Start at `Certificate`.
 """
@@ -356,6 +356,23 @@ class Stage:
     unit_per_q: _Float64 = field(repr=False)
     unit_per_x: _Float64 = field(repr=False)
 
+    @property
+    def each(self) -> _Float32:
+        """float32 (7, outputs) for fnn_stage.each: not below what it is rounded from."""
+        rows = (
+            self.unit,
+            self.unit_error,
+            self.unit_residual,
+            self.unit_noise,
+            self.unit_fixed,
+            self.unit_per_q,
+            self.unit_per_x,
+        )
+        # The first normal number: beside it, what products of these lose to underflow vanishes.
+        values = np.maximum(np.stack(rows) * _UP, 2.0**-126)
+        with np.errstate(over="ignore"):
+            return np.nextafter(values.astype(np.float32), np.float32(np.inf))
+
 
 class Certificate:
     """The constants of the bound for one network, and the bound.
@@ -527,7 +544,7 @@ class Certificate:
         flat_below, flat_above = self.stages[-1].lipschitz[2:]
         is_live = np.ones(rows.z.shape)
         if is_fine:
-            is_flat = (rows.z + z_error <= flat_below) | (rows.z - z_error >= flat_above)
+            is_flat = (rows.z + z_error < flat_below) | (rows.z - z_error > flat_above)
             is_live = np.where(is_flat, 0.0, 1.0)
         logits = rows.logits.astype(np.float64)
         length_a = _length(rows.hidden, axis=1) + _LOST * math.sqrt(rows.hidden.shape[1])
@@ -562,7 +579,7 @@ class Certificate:
     def flagged(self, rows: Rows, *, is_fine: bool = True) -> npt.NDArray[np.bool_]:
         """(M,): whose label may differ from float32's. NaN anywhere makes a row doubtful."""
         margin, possible = self.bound(rows, is_fine=is_fine)
-        is_sure = margin > possible
+        is_sure = np.asarray(margin > possible)
         if self.n_outputs > 1:
             best = rows.logits.argmax(axis=1)
             is_sure[np.arange(len(best)), best] = True
@@ -655,7 +672,7 @@ def _stage(
         per_a=3 * _ACTIVATION_ERROR * float(per_unit.max()) * _UP * is_rounding,
         fixed_a=8 * TINY * float(_length(per_unit)) * is_rounding,
         unit_error=_length(w * gain, axis=0) if unit_before is not None else np.zeros(n),
-        unit_residual=_length(w, axis=0) if residual else np.zeros(n),
+        unit_residual=np.zeros(n) if is_exact else _length(w, axis=0),
         unit_noise=s * _length(white, axis=0) / TAP * _UP,
         unit_defect=s * float(_length(lost)) * _UP,
         unit_fixed=fixed * _UP,
