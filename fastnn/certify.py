@@ -15,7 +15,7 @@ Start at `Certificate`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -53,12 +53,10 @@ class Lipschitz(NamedTuple):
     """... and from this z on."""
 
 
-_NO_PARAMETERS: Mapping[str, float] = {}
-
 # The largest slopes are derived in docs/certified.md, "Lipschitz constants". An activation that has
 # none is not here: step jumps, exp is as steep as its value is large, and the softmaxes are of the
 # last layer alone, whose labels are those of z.
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Mapping[str, float]], Lipschitz]] = {
     "identity": lambda _: Lipschitz(1, True),
     "sigmoid": lambda _: Lipschitz(0.25, False),
     "tanh": lambda _: Lipschitz(1, False),
@@ -134,7 +132,7 @@ def norm_bound(a: npt.ArrayLike) -> float:
         return math.inf
     # A power of two away from 1 squares would overflow or vanish. What underflows here is below
     # 2^-1022 of the largest, far less than _UP gives.
-    scale = 2.0 ** -math.frexp(largest)[1]
+    scale = 2.0 ** min(-math.frexp(largest)[1], 1000)
     with np.errstate(under="ignore"):
         matrix = matrix * scale
         if matrix.shape[0] < matrix.shape[1]:
@@ -579,12 +577,12 @@ class Certificate:
     def flagged(self, rows: Rows, *, is_fine: bool = True) -> npt.NDArray[np.bool_]:
         """(M,): whose label may differ from float32's. NaN anywhere makes a row doubtful."""
         margin, possible = self.bound(rows, is_fine=is_fine)
-        is_sure = np.asarray(margin > possible)
+        is_other = np.ones(margin.shape, bool)
         if self.n_outputs > 1:
             best = rows.logits.argmax(axis=1)
-            is_sure[np.arange(len(best)), best] = True
-        result: npt.NDArray[np.bool_] = ~is_sure.all(axis=1) | np.isnan(rows.logits).any(axis=1)
-        return result
+            is_other[np.arange(len(best)), best] = False
+        result: npt.NDArray[np.bool_] = (is_other & ~(margin > possible)).any(axis=1)
+        return result | np.isnan(rows.logits).any(axis=1)
 
 
 def _lipschitz(i: int, layer: _Layer) -> Lipschitz:
