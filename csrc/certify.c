@@ -64,9 +64,10 @@ static float residual_squares(const float *a, const uint8_t *q, float inverse, i
 }
 
 /* |4 p| <= 255 * (4 + 64), the taps being at most 64 in all (fastnn/certify.py, Taps): 16 bits. */
-static int64_t tapped_squares(const fnn_stage *s, const uint8_t *q, int16_t *p)
+static int64_t tapped_squares(const fnn_stage *s, const uint8_t *q, uint8_t *work)
 {
     const int64_t n = s->n_inputs;
+    int16_t *const p = (int16_t *)(void *)work;
     int32_t largest = FNN_TAP;
     for (int64_t k = 0; k < n; k++) p[k] = (int16_t)(FNN_TAP * q[k]);
     for (int t = 0; t < s->n_taps; t++) {
@@ -87,7 +88,31 @@ static int64_t tapped_squares(const fnn_stage *s, const uint8_t *q, int16_t *p)
     return total;
 }
 
-const fnn_certify_loops fnn_certify_plain = {sum, squares, residual_squares, tapped_squares};
+static float float_squares(const float *x, int64_t n)
+{
+    float part[16] = {0};
+    int64_t k = 0;
+    for (; k + 16 <= n; k += 16)
+        for (int i = 0; i < 16; i++) part[i] += x[k + i] * x[k + i];
+    for (; k < n; k++) part[0] += x[k] * x[k];
+    for (int i = 1; i < 16; i++) part[0] += part[i];
+    return part[0];
+}
+
+static int64_t nonzero(const uint8_t *q, int64_t n)
+{
+    int64_t count = 0;
+    for (int64_t k = 0; k < n;) {
+        const int64_t end = n - k < 128 ? n : k + 128; /* fits 8 bits */
+        uint8_t part = 0;
+        for (; k < end; k++) part = (uint8_t)(part + (q[k] != 0));
+        count += part;
+    }
+    return count;
+}
+
+const fnn_certify_loops fnn_certify_plain = {sum,           squares,        residual_squares,
+                                             float_squares, tapped_squares, nonzero};
 
 /* ---- lengths --------------------------------------------------------------------------------- */
 
@@ -98,15 +123,9 @@ static double root_of_floats(float squares, int64_t n)
     return sqrt((double)squares * (1 + 2 * (double)(n + 8) * EPSILON)) * UP;
 }
 
-static double length_of(const float *x, int64_t n)
+static double length_of(const fnn_certify_loops *loops, const float *x, int64_t n)
 {
-    float part[16] = {0};
-    int64_t k = 0;
-    for (; k + 16 <= n; k += 16)
-        for (int i = 0; i < 16; i++) part[i] += x[k + i] * x[k + i];
-    for (; k < n; k++) part[0] += x[k] * x[k];
-    for (int i = 1; i < 16; i++) part[0] += part[i];
-    return root_of_floats(part[0], n) + LOST * sqrt((double)n);
+    return root_of_floats(loops->float_squares(x, n), n) + LOST * sqrt((double)n);
 }
 
 /* |directions' r| with r = a / s - (q - zero) recomputed. */
@@ -139,7 +158,7 @@ typedef struct {
 typedef struct { double length_x, length_q, length_r, inexact, length_p; int is_exact; } kept;
 
 static void measure(const fnn_stage *s, const fnn_certify_loops *loops, const fnn_stage_rows *rows,
-                    int64_t row, int is_crude, int16_t *work, kept *k)
+                    int64_t row, int is_crude, uint8_t *work, kept *k)
 {
     const uint8_t *q = rows->q + row * rows->q_stride;
     const int64_t n = s->n_inputs;
@@ -161,15 +180,8 @@ static void measure(const fnn_stage *s, const fnn_certify_loops *loops, const fn
     }
 }
 
-static int64_t count_nonzero(const uint8_t *q, int64_t n)
-{
-    int64_t count = 0;
-    for (int64_t k = 0; k < n; k++) count += q[k] != 0;
-    return count;
-}
-
 static lengths walk(const fnn_certificate *c, const fnn_certify_loops *loops,
-                    const fnn_certify_rows *rows, int64_t row, level at, kept *keep, int16_t *work)
+                    const fnn_certify_rows *rows, int64_t row, level at, kept *keep, uint8_t *work)
 {
     lengths l = {0};
     double unit_before = 0;
@@ -192,7 +204,7 @@ static lengths walk(const fnn_certificate *c, const fnn_certify_loops *loops,
             }
         } else if (at == FINE) { /* a product with 0 is added without rounding */
             const uint8_t *q = r->q + row * r->q_stride;
-            share = (double)count_nonzero(q, s->n_inputs) / (double)s->n_inputs;
+            share = (double)loops->nonzero(q, s->n_inputs) / (double)s->n_inputs;
         }
         l.before = l.error;
         l.length_r = length_r;
@@ -208,13 +220,13 @@ static lengths walk(const fnn_certificate *c, const fnn_certify_loops *loops,
         const int is_last = i + 1 == c->n_stages;
         /* activation(z)'s length: of the last stage measured, of others from what follows. */
         if (is_last) {
-            if (at == CRUDE) l.length_a = length_of(rows->hidden + row * rows->hidden_stride,
+            if (at == CRUDE) l.length_a = length_of(loops, rows->hidden + row * rows->hidden_stride,
                                                     c->n_inputs);
             else l.length_a = keep[c->n_stages].length_x;
             keep[c->n_stages].length_x = l.length_a;
         } else if (s->per_a > 0) {
             const fnn_stage_rows *next = &rows->stages[i + 1];
-            l.length_a = length_of(next->a + row * next->a_stride, s->n_outputs);
+            l.length_a = length_of(loops, next->a + row * next->a_stride, s->n_outputs);
         }
         l.error = (s->per_z * l.z_norm + s->per_a * l.length_a + s->fixed_a) * UP;
         unit_before = s->largest_unit;
@@ -335,10 +347,15 @@ static int is_certain(const fnn_certificate *c, const lengths *l, const float *y
 
 size_t fnn_certify_work_bytes(const fnn_certificate *c)
 {
-    int64_t widest = c->n_inputs * 2; /* live: floats, p: int16 */
-    for (int i = 0; i < c->n_stages; i++)
-        if (c->stages[i].n_inputs > widest) widest = c->stages[i].n_inputs;
-    return (size_t)widest * sizeof(int16_t) + (size_t)(c->n_stages + 1) * sizeof(kept) + 64;
+    int64_t most = c->n_inputs * (int64_t)sizeof(float); /* live */
+    for (int i = 0; i < c->n_stages; i++) {
+        const fnn_stage *s = &c->stages[i];
+        int64_t n = 2 * s->n_inputs; /* p: 16 bits */
+        for (int t = 0; t < s->n_taps; t++) /* or a row between zeros */
+            if (s->lag[t] + s->n_inputs + 64 > n) n = s->lag[t] + s->n_inputs + 64;
+        if (n > most) most = n;
+    }
+    return (size_t)most + (size_t)(c->n_stages + 1) * sizeof(kept) + 64;
 }
 
 int64_t fnn_certify(const fnn_certificate *c, const fnn_certify_loops *loops,

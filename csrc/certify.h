@@ -76,17 +76,17 @@ typedef struct {
     int64_t logits_stride;
 } fnn_certify_rows;
 
-/* The loops over inputs, which a kernel file may have in vectors: all that depends on K but for
- * doubtful rows. Any order of summation will do. */
+/* The loops over inputs: all that most rows take. certify_loops.h has them in x86 vectors. */
 typedef struct {
     int64_t (*sum)(const uint8_t *q, int64_t n);
-    /* sum of (q - zero)^2 */
-    int64_t (*squares)(const uint8_t *q, int32_t zero, int64_t n);
-    /* sum of (a * inverse - (q - zero))^2 in float32, at least 4 partial sums */
+    int64_t (*squares)(const uint8_t *q, int32_t zero, int64_t n); /* of q - zero */
+    /* of a * inverse - (q - zero), in float32 */
     float (*residual_squares)(const float *a, const uint8_t *q, float inverse, int32_t zero,
                               int64_t n);
-    /* sum of (4 p)^2; work: int16 [n] */
-    int64_t (*tapped_squares)(const fnn_stage *stage, const uint8_t *q, int16_t *work);
+    float (*float_squares)(const float *x, int64_t n);
+    /* of 4 p; work: [max(longest lag + n_inputs + 64, 2 n_inputs)], aligned to 2 */
+    int64_t (*tapped_squares)(const fnn_stage *stage, const uint8_t *q, uint8_t *work);
+    int64_t (*nonzero)(const uint8_t *q, int64_t n); /* how many */
 } fnn_certify_loops;
 
 extern const fnn_certify_loops fnn_certify_plain;

@@ -581,8 +581,8 @@ class Certificate:
         if self.n_outputs > 1:
             best = rows.logits.argmax(axis=1)
             is_other[np.arange(len(best)), best] = False
-        result: npt.NDArray[np.bool_] = (is_other & ~(margin > possible)).any(axis=1)
-        return result | np.isnan(rows.logits).any(axis=1)
+        is_open = is_other & ~np.greater(margin, possible) | np.isnan(rows.logits)
+        return np.asarray(is_open.any(axis=1), np.bool_)
 
 
 def _lipschitz(i: int, layer: _Layer) -> Lipschitz:

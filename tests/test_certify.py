@@ -5,6 +5,8 @@ own bits; rows are digits, noise, and rows driven to where two labels meet.
 """
 
 import ctypes
+import platform
+import runpy
 import shutil
 import subprocess
 from fractions import Fraction
@@ -13,7 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from oracle import dense, fused_multiply_add, generator
+from oracle import AVAILABLE, dense, fused_multiply_add, generator
 
 import fastnn
 from fastnn import Dense, _core, certify, mnist, reference
@@ -21,6 +23,12 @@ from fastnn.certify import Certificate, Rows, Taps, norm_bound, shaped_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 F32 = np.float32
+
+
+def recipe():
+    return runpy.run_path(str(ROOT / "setup.py"))
+
+
 PIXEL_TAPS = Taps((1, 28, 29, 27), (3, 2, -2, 1))
 
 
@@ -577,16 +585,30 @@ class CRows(ctypes.Structure):
     ]
 
 
+IS_X86 = platform.machine() == "x86_64"
+VECTORS = {isa: recipe()["ISAS"][isa][1] for isa in ("avx2", "avx512")} if IS_X86 else {}
+LOOPS = ["fnn_certify_plain", *(f"loops_{isa}" for isa in VECTORS if isa in AVAILABLE)]
+
+
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("NOT TESTED: needs a C compiler")
-    target = tmp_path_factory.mktemp("certify") / "certify.so"
+    folder = tmp_path_factory.mktemp("certify")
     flags = ["-std=c11", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC"]
-    source = ROOT / "csrc" / "certify.c"
-    command = [compiler, *flags, "-shared", source, "-o", target, "-lm"]
-    subprocess.run(command, check=True)
+    flags += ["-I", ROOT / "csrc"]
+    objects = [folder / "certify.o"]
+    subprocess.run([compiler, *flags, "-c", ROOT / "csrc/certify.c", "-o", objects[0]], check=True)
+    for isa, isa_flags in VECTORS.items():
+        source, target = folder / f"{isa}.c", folder / f"{isa}.o"
+        source.write_text(f"""#include "certify_loops.h"
+            extern const fnn_certify_loops loops_{isa};
+            const fnn_certify_loops loops_{isa} = FNN_CERTIFY_LOOPS;""")
+        subprocess.run([compiler, *flags, *isa_flags, "-c", source, "-o", target], check=True)
+        objects.append(target)
+    target = folder / "certify.so"
+    subprocess.run([compiler, "-shared", *objects, "-o", target, "-lm"], check=True)
     loaded = ctypes.CDLL(str(target))
     loaded.fnn_certify.restype = INT64
     loaded.fnn_certify_work_bytes.restype = ctypes.c_size_t
@@ -634,7 +656,11 @@ def c_certificate(certificate, keep):
     return result
 
 
-def flagged_by_c(library, certificate, rows):
+def loops_of(library, name):
+    return ctypes.byref(ctypes.c_char.in_dll(library, name))
+
+
+def flagged_by_c(library, certificate, rows, loops="fnn_certify_plain"):
     """is_doubtful (M,) and bound (M,), as csrc/certify.c has them; with padded strides."""
     keep = []
 
@@ -656,7 +682,7 @@ def flagged_by_c(library, certificate, rows):
     work = np.zeros(library.fnn_certify_work_bytes(ctypes.byref(made)) + 64, np.uint8)
     n = library.fnn_certify(
         ctypes.byref(made),
-        ctypes.byref(ctypes.c_char.in_dll(library, "fnn_certify_plain")),
+        loops_of(library, loops),
         ctypes.byref(given),
         INT64(m),
         is_doubtful.ctypes.data_as(POINTER),
@@ -671,6 +697,12 @@ def compare_with_c(library, certificate, rows):
     """C flags what NumPy flags, and next to nothing beside; its bound is not smaller, but for the
     roundings in float32 that both allow for."""
     got, bound = flagged_by_c(library, certificate, rows)
+    for loops in LOOPS[1:]:
+        again, same = flagged_by_c(library, certificate, rows, loops)
+        assert (again == got).mean() > 0.99
+        is_known = np.isfinite(bound) & np.isfinite(same)
+        assert not (got ^ again)[~is_known].any()
+        assert same[is_known] == pytest.approx(bound[is_known], rel=1e-4)
     with np.errstate(all="ignore"):
         want = certificate.flagged(rows)
         margin, possible = certificate.bound(rows)
@@ -685,3 +717,44 @@ def compare_with_c(library, certificate, rows):
     is_last_level = got & np.isfinite(bound) & np.isfinite(numpys)
     assert (bound[is_last_level] >= numpys[is_last_level] * (1 - 1e-5)).all()
     return got, bound
+
+
+class CLoops(ctypes.Structure):
+    _fields_ = [
+        ("sum", ctypes.CFUNCTYPE(INT64, POINTER, INT64)),
+        ("squares", ctypes.CFUNCTYPE(INT64, POINTER, INT32, INT64)),
+        (
+            "residual_squares",
+            ctypes.CFUNCTYPE(ctypes.c_float, POINTER, POINTER, ctypes.c_float, INT32, INT64),
+        ),
+        ("float_squares", ctypes.CFUNCTYPE(ctypes.c_float, POINTER, INT64)),
+        ("tapped_squares", ctypes.CFUNCTYPE(INT64, POINTER, POINTER, POINTER)),
+        ("nonzero", ctypes.CFUNCTYPE(INT64, POINTER, INT64)),
+    ]
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_loops(library, name):
+    loops = CLoops.in_dll(library, name)
+    rng = generator(22)
+    for n in (*range(1, 140), 784, 5000, 66_051):
+        q = rng.integers(0, 256, n, np.uint8) * (rng.random(n) < 0.8).astype(np.uint8)
+        if n % 5 == 0:
+            q[:] = 255  # the largest sums
+        at = q.ctypes.data
+        wide = q.astype(np.int64)
+        assert loops.sum(at, n) == wide.sum()
+        assert loops.nonzero(at, n) == (q != 0).sum()
+        for zero in (0, 3, 255):
+            assert loops.squares(at, zero, n) == ((wide - zero) ** 2).sum()
+        a = rng.standard_normal(n).astype(F32) * F32(40)
+        assert loops.float_squares(a.ctypes.data, n) == pytest.approx((a.astype(float) ** 2).sum())
+        want = ((a.astype(float) * F32(1.7) - (wide - 3)) ** 2).sum()
+        got = loops.residual_squares(a.ctypes.data, at, F32(1.7), 3, n)
+        assert got == pytest.approx(want, rel=1e-4)
+        for taps in (PIXEL_TAPS, Taps((1, 128), (-32, -32)), Taps((2,), (64,))):
+            stage = CStage(n_inputs=n, n_taps=len(taps.lags))
+            stage.lag[: len(taps.lags)], stage.tap[: len(taps.lags)] = taps.lags, taps.taps
+            work = np.full(2 * n + 200, 77, np.uint8)
+            got = loops.tapped_squares(ctypes.addressof(stage), at, work.ctypes.data)
+            assert got == (taps.residual(wide[None]) ** 2).sum(), (n, taps)
