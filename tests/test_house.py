@@ -22,7 +22,7 @@ VECTORS = sorted((ROOT / "csrc").glob("vec_*.h"))
 KERNEL_PARTS = [
     *KERNELS,
     *VECTORS,
-    *(ROOT / "csrc" / name for name in ("microkernel.h", "activations.h")),
+    *(ROOT / "csrc" / name for name in ("microkernel.h", "activations.h", "certify_loops.h")),
 ]
 
 by_file = pytest.mark.parametrize("path", CSRC, ids=lambda path: path.name)

@@ -1,0 +1,249 @@
+/* The loops over a row's inputs that certifying it takes, in vectors of the including file's ISA.
+ *
+ * What lives here: FNN_CERTIFY_LOOPS, what a kernels_<isa>.c initialises an fnn_certify_loops with;
+ * the same in plain C is at the top of certify.c.
+ * Invariant: integer sums are exact. Float sums are of terms >= 0, in as many parts as a vector has
+ * lanes, in any order: they enter a bound that allows for it, so ISAs need not agree in their bits.
+ * No byte outside a row is read.
+ */
+#ifndef FNN_CERTIFY_LOOPS_H
+#define FNN_CERTIFY_LOOPS_H
+
+#include <string.h>
+
+#include "certify.h"
+
+/* The words: a vector of 2 L int16, L int32 or L float. */
+#if defined(__AVX512BW__)
+#include <immintrin.h>
+enum { L = 16 };
+typedef __m512i ci;
+typedef __m512 cf;
+static inline ci c_load_u8_as_16(const uint8_t *x)
+{
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)x));
+}
+static inline ci c_load_u8_as_32(const uint8_t *x)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)x));
+}
+static inline ci c_set16(int x) { return _mm512_set1_epi16((short)x); }
+static inline ci c_set32(int x) { return _mm512_set1_epi32(x); }
+static inline ci c_mul16(ci a, ci b) { return _mm512_mullo_epi16(a, b); }
+static inline ci c_sub16(ci a, ci b) { return _mm512_sub_epi16(a, b); }
+static inline ci c_sub32(ci a, ci b) { return _mm512_sub_epi32(a, b); }
+static inline ci c_add32(ci a, ci b) { return _mm512_add_epi32(a, b); }
+static inline ci c_madd(ci a, ci b) { return _mm512_madd_epi16(a, b); }
+static inline ci c_and(ci a, ci b) { return _mm512_and_si512(a, b); }
+static inline ci c_load(const void *x) { return _mm512_loadu_si512(x); }
+static inline void c_store(void *to, ci x) { _mm512_storeu_si512(to, x); }
+static inline ci c_sum_u8(ci sum, const uint8_t *x) /* 4 L bytes, to L parts */
+{
+    return _mm512_add_epi32(sum, _mm512_sad_epu8(_mm512_loadu_si512(x), _mm512_setzero_si512()));
+}
+static inline cf c_to_float(ci x) { return _mm512_cvtepi32_ps(x); }
+static inline cf c_loadf(const float *x) { return _mm512_loadu_ps(x); }
+static inline cf c_setf(float x) { return _mm512_set1_ps(x); }
+static inline cf c_subf(cf a, cf b) { return _mm512_sub_ps(a, b); }
+static inline cf c_addf(cf a, cf b) { return _mm512_add_ps(a, b); }
+static inline cf c_mulf(cf a, cf b) { return _mm512_mul_ps(a, b); }
+static inline void c_storef(float *to, cf x) { _mm512_storeu_ps(to, x); }
+#elif defined(__AVX2__)
+#include <immintrin.h>
+enum { L = 8 };
+typedef __m256i ci;
+typedef __m256 cf;
+static inline ci c_load_u8_as_16(const uint8_t *x)
+{
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)x));
+}
+static inline ci c_load_u8_as_32(const uint8_t *x)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)x));
+}
+static inline ci c_set16(int x) { return _mm256_set1_epi16((short)x); }
+static inline ci c_set32(int x) { return _mm256_set1_epi32(x); }
+static inline ci c_mul16(ci a, ci b) { return _mm256_mullo_epi16(a, b); }
+static inline ci c_sub16(ci a, ci b) { return _mm256_sub_epi16(a, b); }
+static inline ci c_sub32(ci a, ci b) { return _mm256_sub_epi32(a, b); }
+static inline ci c_add32(ci a, ci b) { return _mm256_add_epi32(a, b); }
+static inline ci c_madd(ci a, ci b) { return _mm256_madd_epi16(a, b); }
+static inline ci c_and(ci a, ci b) { return _mm256_and_si256(a, b); }
+static inline ci c_load(const void *x) { return _mm256_loadu_si256((const __m256i *)x); }
+static inline void c_store(void *to, ci x) { _mm256_storeu_si256((__m256i *)to, x); }
+static inline ci c_sum_u8(ci sum, const uint8_t *x)
+{
+    return _mm256_add_epi32(sum, _mm256_sad_epu8(c_load(x), _mm256_setzero_si256()));
+}
+static inline cf c_to_float(ci x) { return _mm256_cvtepi32_ps(x); }
+static inline cf c_loadf(const float *x) { return _mm256_loadu_ps(x); }
+static inline cf c_setf(float x) { return _mm256_set1_ps(x); }
+static inline cf c_subf(cf a, cf b) { return _mm256_sub_ps(a, b); }
+static inline cf c_addf(cf a, cf b) { return _mm256_add_ps(a, b); }
+static inline cf c_mulf(cf a, cf b) { return _mm256_mul_ps(a, b); }
+static inline void c_storef(float *to, cf x) { _mm256_storeu_ps(to, x); }
+#else
+#error "certify_loops.h: needs AVX2 or AVX-512BW; fnn_certify_plain is for the others"
+#endif
+
+static inline int64_t c_total(ci x)
+{
+    int32_t part[L];
+    c_store(part, x);
+    int64_t total = 0;
+    for (int i = 0; i < L; i++) total += part[i];
+    return total;
+}
+
+static inline float c_totalf(cf x)
+{
+    float part[L];
+    c_storef(part, x);
+    for (int width = L / 2; width >= 1; width /= 2)
+        for (int i = 0; i < width; i++) part[i] += part[i + width];
+    return part[0];
+}
+
+static int64_t certify_sum(const uint8_t *q, int64_t n)
+{
+    ci sum = c_set32(0);
+    int64_t k = 0, total = 0, next = (int64_t)1 << 20;
+    for (; k + 4 * L <= n; k += 4 * L) {
+        sum = c_sum_u8(sum, q + k);
+        if (k >= next) { /* before a part overflows */
+            next += (int64_t)1 << 20;
+            total += c_total(sum);
+            sum = c_set32(0);
+        }
+    }
+    if (k < n) {
+        uint8_t rest[4 * L] = {0};
+        memcpy(rest, q + k, (size_t)(n - k));
+        sum = c_sum_u8(sum, rest);
+    }
+    return total + c_total(sum);
+}
+
+static int64_t certify_squares(const uint8_t *q, int32_t zero, int64_t n)
+{
+    const ci zeros = c_set16(zero);
+    int64_t total = 0, k = 0;
+    while (k < n) {
+        ci sum = c_set32(0);
+        for (int i = 0; i < 1024 && k + 2 * L <= n; i++, k += 2 * L) { /* 2^10 * 2^17 */
+            const ci x = c_sub16(c_load_u8_as_16(q + k), zeros);
+            sum = c_add32(sum, c_madd(x, x));
+        }
+        if (n - k < 2 * L) {
+            uint8_t rest[2 * L];
+            memset(rest, zero, sizeof rest);
+            memcpy(rest, q + k, (size_t)(n - k));
+            const ci x = c_sub16(c_load_u8_as_16(rest), zeros);
+            sum = c_add32(sum, c_madd(x, x));
+            k = n;
+        }
+        total += c_total(sum);
+    }
+    return total;
+}
+
+static inline cf c_residual(const float *a, const uint8_t *q, cf inverse, ci zeros)
+{
+    const cf x = c_to_float(c_sub32(c_load_u8_as_32(q), zeros));
+    return c_subf(c_mulf(c_loadf(a), inverse), x);
+}
+
+static float certify_residual_squares(const float *a, const uint8_t *q, float inverse, int32_t zero,
+                                      int64_t n)
+{
+    const cf inverses = c_setf(inverse);
+    const ci zeros = c_set32(zero);
+    cf sum0 = c_setf(0), sum1 = c_setf(0);
+    int64_t k = 0;
+    for (; k + 2 * L <= n; k += 2 * L) {
+        const cf r0 = c_residual(a + k, q + k, inverses, zeros);
+        const cf r1 = c_residual(a + k + L, q + k + L, inverses, zeros);
+        sum0 = c_addf(sum0, c_mulf(r0, r0));
+        sum1 = c_addf(sum1, c_mulf(r1, r1));
+    }
+    for (; k < n; k += L) {
+        float rest[L] = {0};
+        uint8_t rest_q[L];
+        const size_t left = (size_t)(n - k < L ? n - k : L);
+        memset(rest_q, zero, sizeof rest_q);
+        memcpy(rest, a + k, left * sizeof *a);
+        memcpy(rest_q, q + k, left);
+        const cf r = c_residual(rest, rest_q, inverses, zeros);
+        sum0 = c_addf(sum0, c_mulf(r, r));
+    }
+    return c_totalf(c_addf(sum0, sum1));
+}
+
+static float certify_float_squares(const float *x, int64_t n)
+{
+    cf sum0 = c_setf(0), sum1 = c_setf(0);
+    int64_t k = 0;
+    for (; k + 2 * L <= n; k += 2 * L) {
+        const cf a = c_loadf(x + k), b = c_loadf(x + k + L);
+        sum0 = c_addf(sum0, c_mulf(a, a));
+        sum1 = c_addf(sum1, c_mulf(b, b));
+    }
+    float rest = 0;
+    for (; k < n; k++) rest += x[k] * x[k];
+    return c_totalf(c_addf(sum0, sum1)) + rest;
+}
+
+/* |4 p| <= 255 * (4 + 64), the taps being at most 64 in all (fastnn/certify.py, Taps): 16 bits. */
+static int64_t certify_tapped_squares(const fnn_stage *s, const uint8_t *q, uint8_t *work)
+{
+    int64_t n = s->n_inputs, longest = 0, largest = FNN_TAP;
+    for (int t = 0; t < s->n_taps; t++) {
+        if (s->lag[t] > longest) longest = s->lag[t];
+        largest += s->tap[t] < 0 ? -s->tap[t] : s->tap[t];
+    }
+    largest *= 255;
+    const int64_t n_safe = INT32_MAX / (2 * largest * largest); /* at least 3 */
+    uint8_t *const x = work + longest; /* zeros before it, and behind it */
+    memset(work, 0, (size_t)longest);
+    memcpy(x, q, (size_t)n);
+    memset(x + n, 0, 2 * L);
+    static const int16_t ones[4 * L] = {
+#define C_ONES -1, -1, -1, -1, -1, -1, -1, -1
+        C_ONES, C_ONES,
+#if defined(__AVX512BW__)
+        C_ONES, C_ONES,
+#endif
+#undef C_ONES
+    };
+    int64_t total = 0, k = 0;
+    while (k < n) {
+        ci sum = c_set32(0);
+        for (int64_t i = 0; i < n_safe && k < n; i++, k += 2 * L) {
+            ci p = c_mul16(c_load_u8_as_16(x + k), c_set16(FNN_TAP));
+            for (int t = 0; t < s->n_taps; t++)
+                p = c_sub16(p, c_mul16(c_load_u8_as_16(x + k - s->lag[t]), c_set16(s->tap[t])));
+            if (n - k < 2 * L) p = c_and(p, c_load(ones + (2 * L - (n - k))));
+            sum = c_add32(sum, c_madd(p, p));
+        }
+        total += c_total(sum);
+    }
+    return total;
+}
+
+static int64_t certify_nonzero(const uint8_t *q, int64_t n)
+{
+    int64_t count = 0;
+    for (int64_t k = 0; k < n;) {
+        const int64_t end = n - k < 128 ? n : k + 128;
+        uint8_t part = 0;
+        for (; k < end; k++) part = (uint8_t)(part + (q[k] != 0));
+        count += part;
+    }
+    return count;
+}
+
+#define FNN_CERTIFY_LOOPS \
+    {certify_sum, certify_squares, certify_residual_squares, certify_float_squares, \
+     certify_tapped_squares, certify_nonzero}
+
+#endif
