@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-enum { FNN_MAX_TAPS = 8, FNN_TAP = 4, FNN_N_DIRECTIONS = 16 };
+enum { FNN_MAX_STAGES = 256, FNN_MAX_TAPS = 8, FNN_TAP = 4, FNN_N_DIRECTIONS = 16 };
 
 /* One int8 layer of K inputs and N outputs. Lengths are of vectors; "error" is divided by the
  * layer's units. The caller keeps the arrays. */
