@@ -13,6 +13,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "certify_loops.h"
+
 static const double UP = 1 + 0x1p-30, EPSILON = 0x1p-24, LOST = 0x1p-60;
 static const double ACTIVATION_ERROR = 0x1p-21, TINY = 0x1p-149;
 
@@ -99,20 +101,10 @@ static float float_squares(const float *x, int64_t n)
     return part[0];
 }
 
-static int64_t nonzero(const uint8_t *q, int64_t n)
-{
-    int64_t count = 0;
-    for (int64_t k = 0; k < n;) {
-        const int64_t end = n - k < 128 ? n : k + 128; /* fits 8 bits */
-        uint8_t part = 0;
-        for (; k < end; k++) part = (uint8_t)(part + (q[k] != 0));
-        count += part;
-    }
-    return count;
-}
-
-const fnn_certify_loops fnn_certify_plain = {sum,           squares,        residual_squares,
-                                             float_squares, tapped_squares, nonzero};
+const fnn_certify_loops fnn_certify_plain = {
+    sum,           squares,         residual_squares, float_squares,        tapped_squares,
+    certify_along, certify_nonzero, certify_live,     certify_live_squares,
+};
 
 /* ---- lengths --------------------------------------------------------------------------------- */
 
@@ -126,21 +118,6 @@ static double root_of_floats(float squares, int64_t n)
 static double length_of(const fnn_certify_loops *loops, const float *x, int64_t n)
 {
     return root_of_floats(loops->float_squares(x, n), n) + LOST * sqrt((double)n);
-}
-
-/* |directions' r| with r = a / s - (q - zero) recomputed. */
-static double along(const fnn_stage *s, const float *a, const uint8_t *q)
-{
-    const float inverse = (float)(1 / s->input_scale);
-    float g[FNN_N_DIRECTIONS] = {0};
-    for (int64_t k = 0; k < s->n_inputs; k++) {
-        const float r = a[k] * inverse - (float)(q[k] - s->input_zero);
-        const float *d = s->directions + k * FNN_N_DIRECTIONS;
-        for (int i = 0; i < FNN_N_DIRECTIONS; i++) g[i] += r * d[i];
-    }
-    double total = 0;
-    for (int i = 0; i < FNN_N_DIRECTIONS; i++) total += (double)g[i] * g[i];
-    return root(total);
 }
 
 static double smaller(double a, double b) { return a < b ? a : b; } /* b where either is NaN */
@@ -196,7 +173,7 @@ static lengths walk(const fnn_certificate *c, const fnn_certify_loops *loops,
         if (r->a != NULL) {
             part = s->residual * length_r;
             if (at == FINE && s->directions != NULL) {
-                const double g = along(s, r->a + row * r->a_stride, r->q + row * r->q_stride);
+                const double g = root(loops->along(s, r->a + row * r->a_stride, r->q + row * r->q_stride));
                 const double near = s->direction_scale * g + s->slop * (k->length_r + LOST);
                 const double far = s->tail * k->length_r;
                 const double finer = sqrt(near * near + far * far) + s->residual * k->inexact;
@@ -237,57 +214,39 @@ static lengths walk(const fnn_certificate *c, const fnn_certify_loops *loops,
 /* ---- the last layer -------------------------------------------------------------------------- */
 
 /* live[n] = 0 where activation(z[n]) is certainly the same constant in float32, else 1. */
-static void find_live(const fnn_certificate *c, const lengths *l, const float *z, float *live)
+static void find_live(const fnn_certificate *c, const fnn_certify_loops *loops, const lengths *l,
+                      const float *z, float *live)
 {
     const fnn_stage *s = &c->stages[c->n_stages - 1];
-    const int64_t n = s->n_outputs;
-    const float *e = s->each;
-    const float up = 1 + 0x1p-20f; /* a dozen float32 roundings, and those of the factors */
-    const float before = (float)l->before * up, length_r = (float)l->length_r * up;
-    const float length_p = (float)l->length_p * up, length_q = (float)l->length_q * up;
-    const float length_reference = (float)l->length_reference * up;
-    const float z_norm = (float)l->z_norm * up;
-    const float defect = (float)(s->each_defect * l->length_x) * up + 0x1p-120f;
-    const float below = (float)s->flat_below, above = (float)s->flat_above; /* float32 numbers */
-    for (int64_t i = 0; i < n; i++) {
-        const float alone = (e[n + i] * before + e[2 * n + i] * length_r + e[3 * n + i] * length_p +
-                             defect + e[4 * n + i] + e[5 * n + i] * length_q +
-                             e[6 * n + i] * length_reference) * up;
-        const float together = e[i] * z_norm * up + 0x1p-120f;
-        const float most = alone < together ? alone : together;
-        /* A rounded sum is < below only if the sum is, `below` being a float32. */
-        live[i] = (z[i] + most < below) | (z[i] - most > above) ? 0.0f : 1.0f;
-    }
+    const double up = 1 + 0x1p-20; /* a dozen float32 roundings, and those of the factors */
+    const float factors[FNN_N_EACH] = {
+        (float)(l->z_norm * up),   (float)(l->before * up),   (float)(l->length_r * up),
+        (float)(l->length_p * up), 1 + 0x1p-20f,              (float)(l->length_q * up),
+        (float)(l->length_reference * up),
+    };
+    const float rest = (float)(s->each_defect * l->length_x * up) + 0x1p-120f;
+    loops->live(s->each, factors, rest, (float)s->flat_below, (float)s->flat_above, z, live,
+                s->n_outputs);
 }
 
-/* At least |live * (x - y)|; y NULL is 0. */
-static double live_length(const float *live, const float *x, const float *y, int64_t n)
+/* At least |live * (x - y)|. */
+static double live_length(const fnn_certify_loops *loops, const float *live, const float *x,
+                          const float *y, int64_t n)
 {
-    float part[16] = {0};
-    int64_t k = 0;
-    for (; k + 16 <= n; k += 16)
-        for (int i = 0; i < 16; i++) {
-            const float d = y != NULL ? x[k + i] - y[k + i] : x[k + i];
-            part[i] += live[k + i] * d * d;
-        }
-    for (; k < n; k++) {
-        const float d = y != NULL ? x[k] - y[k] : x[k];
-        part[0] += live[k] * d * d;
-    }
-    for (int i = 1; i < 16; i++) part[0] += part[i];
-    return root_of_floats(part[0], n);
+    return root_of_floats(loops->live_squares(live, x, y, n), n);
 }
 
 /* Whether the row's label is certain at this level; *bound as in fnn_certify. */
-static int is_certain(const fnn_certificate *c, const lengths *l, const float *y, const float *live,
-                      double *bound)
+static int is_certain(const fnn_certificate *c, const fnn_certify_loops *loops, const lengths *l,
+                      const float *y, const float *live, double *bound)
 {
     const int64_t n = c->n_inputs, n_outputs = c->n_outputs;
+    const float *const zeros = live != NULL ? live + n : NULL;
     const double length = 2 * l->length_a + c->stages[c->n_stages - 1].largest_unit * l->error;
     if (n_outputs == 1) {
         double own = c->pair[0];
         if (live != NULL)
-            own = smaller(live_length(live, c->weight, NULL, n) + c->weight_slop[0], own);
+            own = smaller(live_length(loops, live, c->weight, zeros, n) + c->weight_slop[0], own);
         *bound = (own * l->error + c->fixed[0] + length * c->per_a[0]) * UP;
         return fabs((double)y[0]) > *bound;
     }
@@ -320,13 +279,13 @@ static int is_certain(const fnn_certificate *c, const lengths *l, const float *y
             possible = (own * l->error + both) * UP;
             if (!(margin > possible) && live != NULL) {
                 const double slop = c->weight_slop[best] + c->weight_slop[j];
-                own = smaller(live_length(live, w + best * n, w + j * n, n) + slop, own);
+                own = smaller(live_length(loops, live, w + best * n, w + j * n, n) + slop, own);
                 possible = (own * l->error + both) * UP;
             }
         } else {
             double own = c->pair[j];
             if (live != NULL)
-                own = smaller(live_length(live, w + j * n, NULL, n) + c->weight_slop[j], own);
+                own = smaller(live_length(loops, live, w + j * n, zeros, n) + c->weight_slop[j], own);
             double each = c->last_constant * (own * l->error + rounding) * UP;
             if (!c->is_exact)
                 each += (ACTIVATION_ERROR * (2 * fabs((double)y[j]) + each) + 8 * TINY) * UP;
@@ -347,7 +306,7 @@ static int is_certain(const fnn_certificate *c, const lengths *l, const float *y
 
 size_t fnn_certify_work_bytes(const fnn_certificate *c)
 {
-    int64_t most = c->n_inputs * (int64_t)sizeof(float); /* live */
+    int64_t most = 2 * c->n_inputs * (int64_t)sizeof(float); /* live, and zeros */
     for (int i = 0; i < c->n_stages; i++) {
         const fnn_stage *s = &c->stages[i];
         int64_t n = 2 * s->n_inputs; /* p: 16 bits */
@@ -375,9 +334,10 @@ int64_t fnn_certify(const fnn_certificate *c, const fnn_certify_loops *loops,
             float *live = NULL;
             if (at == FINE) {
                 live = rest;
-                find_live(c, &l, rows->z + row * rows->z_stride, live);
+                memset(live + c->n_inputs, 0, (size_t)c->n_inputs * sizeof *live);
+                find_live(c, loops, &l, rows->z + row * rows->z_stride, live);
             }
-            certain = is_certain(c, &l, y, live, &distance);
+            certain = is_certain(c, loops, &l, y, live, &distance);
         }
         is_doubtful[row] = !certain;
         n_doubtful += !certain;

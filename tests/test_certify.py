@@ -729,6 +729,7 @@ class CLoops(ctypes.Structure):
         ),
         ("float_squares", ctypes.CFUNCTYPE(ctypes.c_float, POINTER, INT64)),
         ("tapped_squares", ctypes.CFUNCTYPE(INT64, POINTER, POINTER, POINTER)),
+        ("along", ctypes.CFUNCTYPE(DOUBLE, POINTER, POINTER, POINTER)),
         ("nonzero", ctypes.CFUNCTYPE(INT64, POINTER, INT64)),
     ]
 
