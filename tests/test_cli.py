@@ -574,7 +574,7 @@ def test_fetch_that_fails(run, monkeypatch):
     [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (4.56e-5, "45.6 us"), (7.8e-8, "78 ns")],
 )
 def test_durations(seconds, text):
-    assert output.duration(seconds) == text
+    assert fastnn.text.duration(seconds) == text
 
 
 def test_the_script_is_installed():

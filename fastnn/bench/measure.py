@@ -320,7 +320,8 @@ class _Chain:
                 logits = one.decision_function(at) if call == one.predict else None
                 at = call(at, threads=self.threads)
                 outputs.append(at)
-            if not np.array_equal(logits, model.decision_function(rows), equal_nan=True):
+            whole = model.decision_function(rows)
+            if logits is None or not np.array_equal(logits, whole, equal_nan=True):
                 raise AssertionError("measure: layer by layer the network answers otherwise")
         means = [
             _Work(
@@ -339,18 +340,15 @@ def layer_models(model: Model) -> list[Model]:
     it answers, and chained they give its bits."""
     isa = model.kernels[0]["isa"]
     layers = model.layers
-    units = {"scale": model.scale, "mean": model.mean, "std": model.std}
-    classes = None if model.task == "regress" else model.classes_
-    last = {"task": model.task, "classes": classes}
-    return [
-        Model(
-            [layer],
-            isa=isa,
-            **(units if i == 0 else {}),  # type: ignore[arg-type]
-            **(last if i + 1 == len(layers) else {"task": "regress"}),  # type: ignore[arg-type]
-        )
-        for i, layer in enumerate(layers)
-    ]
+    made = []
+    for i, layer in enumerate(layers):
+        arguments: dict[str, Any] = {"isa": isa, "task": "regress"}
+        if i == 0:
+            arguments |= {"scale": model.scale, "mean": model.mean, "std": model.std}
+        if i + 1 == len(layers) and model.task == "classify":
+            arguments |= {"task": "classify", "classes": model.classes_}
+        made.append(Model([layer], **arguments))
+    return made
 
 
 def _work_of(one: Model, rows: npt.NDArray[Any], threads: int | None) -> _Work:

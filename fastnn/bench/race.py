@@ -241,4 +241,3 @@ class _Child:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-

@@ -73,11 +73,13 @@ def document(
     workload: dict[str, Any],
     outputs_sha256: str,
     isa: str,
+    threads: int,
     timings: Sequence[Timing],
     entries: Sequence[Entry] = (),
     absent: Sequence[Absent] = (),
 ) -> dict[str, Any]:
-    """The run as JSON can hold it. `name` is for people; `workload` says what was computed."""
+    """The run as JSON can hold it. `name` is for people; `workload` says what was computed,
+    `threads` how many `timings` were allowed (they tell how many took part)."""
     return {
         "format": _FORMAT,
         "version": _VERSION,
@@ -86,6 +88,7 @@ def document(
         "workload": workload,
         "outputs_sha256": outputs_sha256,
         "isa": isa,
+        "threads": threads,
         "machine": machine(),
         "timings": [dataclasses.asdict(timing) for timing in timings],
         "rivals": [dataclasses.asdict(entry) for entry in entries],
@@ -191,7 +194,7 @@ def _run_of(name: str, found: Any) -> Run:
     cells = [
         Cell(
             batch=_count(cell, "batch"),
-            n_threads=_count(cell, "n_threads"),
+            n_threads=_count(*((found, "threads") if key == "timings" else (cell, "n_threads"))),
             system="fastnn" if key == "timings" else _beside(_get(cell, "system", str)),
             form="predict, out=" if key == "timings" else _get(cell, "form", str),
             samples=_samples(cell),
@@ -249,7 +252,7 @@ def _samples(found: Any) -> tuple[float, ...]:
 
 # ---- for people ----------------------------------------------------------------------------------
 
-Table = tuple[Sequence[str], list[tuple[str, ...]], Sequence[int]]
+Table = tuple[Sequence[str], Sequence[tuple[str, ...]], Sequence[int]]
 """Titles, rows, and which columns stand flush right."""
 
 
@@ -289,7 +292,7 @@ def _layer_table(timings: Sequence[Timing]) -> Table:
         "batch", "layer", "shape", "time", "GFLOP/s", "dense", "skipped", "weights touched",
         "of peak", "GB/s", "of bandwidth",
     )  # fmt: skip
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for t in timings:
         for layer in t.layers:
             rows.append(
@@ -334,14 +337,13 @@ def _rival_table(entries: Sequence[Entry]) -> Table:
 
 def limits_text(timings: Sequence[Timing]) -> str:
     """One line on what the shares are shares of."""
-    first = timings[0]
-    peak = f"{max(t.peak_gflops / t.n_threads for t in timings):.0f} GFLOP/s a core"
+    peak = max(t.peak_gflops / t.n_threads for t in timings)
     rates = {(t.level, t.n_threads): t.level_gbytes_per_s for t in timings}
-    reading = ", ".join(
+    reading = [
         f"{rate:.0f} GB/s from {level}" + (f" on {n} threads" if n > 1 else "")
         for (level, n), rate in rates.items()
-    )
-    return f"measured beside it, on {first.batch and 'this machine'}: {peak}; {reading}"
+    ]
+    return f"the limits, measured in every round: {peak:.0f} GFLOP/s a core; {', '.join(reading)}"
 
 
 def markdown(content: dict[str, Any], shown: Sequence[Table | None]) -> str:

@@ -116,7 +116,9 @@ def _fastnn(workload: Workload, n_threads: int) -> Iterator[Form]:
     Without `threads=` where FASTNN_NUM_THREADS says it: a name costs 50 ns.
     """
     model = workload.model
-    more = {} if os.environ.get("FASTNN_NUM_THREADS") == str(n_threads) else {"threads": n_threads}
+    more: dict[str, Any] = (
+        {} if os.environ.get("FASTNN_NUM_THREADS") == str(n_threads) else {"threads": n_threads}
+    )
     logits = partial(model.decision_function, threads=n_threads)
     out = np.empty_like(model.predict(workload.batches[0]))
     yield Form("predict", partial(model.predict, **more) if more else model.predict, logits)
@@ -141,9 +143,7 @@ def _units32(
     workload: Workload,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
     """(factor, shift) in float32, as short as they can be: (1,) where all are equal."""
-    factor, shift = (
-        (u[:1] if np.all(u == u[0]) else u).astype(np.float32) for u in workload.units
-    )
+    factor, shift = ((u[:1] if np.all(u == u[0]) else u).astype(np.float32) for u in workload.units)
     return factor, (shift if np.any(shift) else None)
 
 
@@ -198,7 +198,8 @@ def _onnx_nodes(layer: Dense, at: str, to: str) -> list[Any]:
         ]
         return [*ends, helper.make_node("Clip", [at, f"{to}_lo", f"{to}_hi"], [to])]
     if name in _ONNX_OPS:
-        return [helper.make_node(_ONNX_OPS[name], [at], [to], **layer.parameters)]
+        attributes: dict[str, Any] = dict(layer.parameters)
+        return [helper.make_node(_ONNX_OPS[name], [at], [to], **attributes)]
     if name in _ONNX_ATTRIBUTES:
         return [helper.make_node(inputs=[at], outputs=[to], **_ONNX_ATTRIBUTES[name])]
     raise _refuse("ONNX", layer)

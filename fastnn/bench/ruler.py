@@ -53,9 +53,9 @@ def cache_bytes() -> dict[str, int]:
             found[f"L{level}"] = int(size[:-1]) << 10
     for level in ("2", "3"):
         if f"L{level}" not in found and f"SC_LEVEL{level}_CACHE_SIZE" in os.sysconf_names:
-            size = os.sysconf(f"SC_LEVEL{level}_CACHE_SIZE")
-            if size > 0:
-                found[f"L{level}"] = size
+            n_bytes = os.sysconf(f"SC_LEVEL{level}_CACHE_SIZE")
+            if n_bytes > 0:
+                found[f"L{level}"] = n_bytes
     return dict(sorted(found.items()))
 
 

@@ -62,8 +62,7 @@ def prepare(
 ) -> list[_Runner]:
     """The two fastest forms of the system after a short trial of all, each checked before."""
     runners = [
-        _Runner(form, workload, slice_seconds)
-        for form in rivals.forms(system, workload, n_threads)
+        _Runner(form, workload, slice_seconds) for form in rivals.forms(system, workload, n_threads)
     ]
     is_slow = sum(runner.seconds for runner in runners) > 1
     trials = [[r.take() for r in runners] for _ in range(1 if is_slow else _TRIALS)]

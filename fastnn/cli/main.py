@@ -33,6 +33,7 @@ for command in (
     predict.predict,
     evaluate.evaluate,
     bench.bench,
+    bench.compare,
 ):
     app.command(command)
 app.command(data.app)
