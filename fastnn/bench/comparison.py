@@ -74,7 +74,7 @@ def _key(cell: Cell) -> tuple[int, int, str]:
 
 def _check_same(first: Run, second: Run) -> None:
     files = f"{first.path} and {second.path}"
-    for what in sorted(first.workload.keys() | second.workload.keys()):
+    for what in {**first.workload, **second.workload}:
         a, b = first.workload.get(what), second.workload.get(what)
         if a != b:
             raise ValueError(

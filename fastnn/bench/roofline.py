@@ -11,6 +11,7 @@ S. Williams, A. Waterman, D. Patterson: Roofline, Communications of the ACM 52 (
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -19,13 +20,17 @@ from typing import Any
 import numpy as np
 
 from fastnn.bench import ruler
-from fastnn.bench.measure import Timing
+from fastnn.bench.measure import LayerTiming, Timing
 
 __all__ = ["SUFFIXES", "check_plot", "draw"]
 
 SUFFIXES = (".svg", ".png", ".pdf")
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333")
 """Told apart by the colour-blind (Okabe and Ito)."""
+Point = tuple[LayerTiming, int, float, float]
+"""A layer, the batch size, where it stands across and up."""
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top on the screen."""
 _MARKERS = "osD^vPX"
 
 
@@ -75,12 +80,12 @@ def draw(
         for layer in t.layers
         if layer.executed_gflops > 0
     ]
+    points.sort(key=lambda p: (p[0].index, p[1]))
     x = [p[2] for p in points]
     y = [p[3] for p in points]
     axes.set_xlim(min(*x, 0.5 * peak / max(bandwidths.values())) / 2, max(*x, peak / 10) * 3)
     axes.set_ylim(min(y) / 2.5, peak * 2)
-    _ceilings(axes, peak, bandwidths, n_threads, {t.level for t in timings})
-    _points(axes, points, peak)
+    _points(axes, points)
     axes.set_xlabel("executed operations for each byte moved (FLOP/byte)")
     axes.set_ylabel("executed multiply-adds, 2 FLOP each (GFLOP/s)")
     plain = "{x:g}".format
@@ -98,6 +103,10 @@ def draw(
         loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8.5, frameon=False,
         title="layer (number: rows a call)", title_fontsize=8.5, alignment="left",
     )  # fmt: skip
+    figure.draw_without_rendering()  # now it is known where the points stand
+    figure.set_layout_engine("none")
+    _ceilings(axes, peak, bandwidths, n_threads, {t.level for t in timings})
+    _number(axes, points, peak)
     # The words of an SVG stay words; no date, so that the same run gives the same file.
     import matplotlib
 
@@ -107,7 +116,7 @@ def draw(
         figure.savefig(path, dpi=150, metadata=metadata)
 
 
-def _intensity(layer: Any) -> float:
+def _intensity(layer: LayerTiming) -> float:
     return float(layer.executed_gflops * layer.seconds * 1e9 / layer.moved_bytes)
 
 
@@ -135,6 +144,8 @@ def _ceilings(
             linewidth=1.0,
             linestyle="-" if level in used else "--",
         )
+        (x0, y0), (x1, y1) = axes.transData.transform([(low, low * rate), (ridge, peak)])
+        angle = np.degrees(np.arctan2(y1 - y0, x1 - x0))
         start = max(low, axes.get_ylim()[0] / rate)
         is_close = any(abs(np.log(rate / other)) < 0.45 for other in taken)
         at = start * (ridge / start) ** (0.5 if is_close else 0.06)
@@ -144,16 +155,15 @@ def _ceilings(
             xytext=(4, -4 if is_close else 3),
             textcoords="offset points",
             va="top" if is_close else "bottom",
-            rotation=45,
+            rotation=angle,
             rotation_mode="anchor",
-            transform_rotates_text=True,
             fontsize=8.5,
             color="#333333",
         )
         taken.append(rate)
 
 
-def _points(axes: Any, points: Sequence[tuple[Any, int, float, float]], peak: float) -> None:
+def _points(axes: Any, points: Sequence[Point]) -> None:
     for index in sorted({layer.index for layer, *_ in points}):
         mine = [p for p in points if p[0].index == index]
         layer = mine[0][0]
@@ -169,39 +179,57 @@ def _points(axes: Any, points: Sequence[tuple[Any, int, float, float]], peak: fl
             label=f"{index}: {layer.n_inputs} x {layer.n_outputs} {layer.activation}",
             zorder=3,
         )
-    _number(axes, points, peak)
 
 
-def _number(axes: Any, points: Sequence[tuple[Any, int, float, float]], peak: float) -> None:
-    """The batch size beside each point: the first of eight places where it covers no point and no
-    other number; none where all are taken (the line joins the points in order of batch size)."""
+def _number(axes: Any, points: Sequence[Point], peak: float) -> None:
+    """The batch size beside each point: of eight places, that which crosses the lines least among
+    those that cover no point, no other number and not the ceiling; none where all are taken (a
+    line joins a layer's points in the order of batch sizes). Call it when the layout is final."""
+    from matplotlib.patheffects import withStroke
+
     scale = axes.figure.dpi / 72
     screen = axes.transData.transform([(p[2], p[3]) for p in points])
+    steps = np.linspace(0, 1, 60)[:, None]
+    lines = np.concatenate(
+        [
+            start + steps * (end - start)
+            for (a, start), (b, end) in itertools.pairwise(zip(points, screen, strict=True))
+            if a[0].index == b[0].index
+        ]
+        or [np.empty((0, 2))]
+    )
     ceiling = axes.transData.transform((1, peak))[1]
     boxes = [(-1e9, ceiling - 2 * scale, 1e9, ceiling + 16 * scale)]
     boxes += [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in screen]
     for (layer, batch, x, y), (px, py) in zip(points, screen, strict=True):
         words = f"{batch:,}"
-        wide, high = (len(words) * 4.4 + 1) * scale, 8 * scale
+        wide, high = (len(words) * 4.6 + 2) * scale, 8 * scale
+        free: list[tuple[int, int, Box, float, float]] = []
         for dx, dy in ((0, 10), (0, -10), (1, 0), (-1, 0), (1, 8), (-1, 8), (1, -8), (-1, -8)):
             cx = px + dx * (wide / 2 + 6 * scale)
             cy = py + dy * scale
             box = (cx - wide / 2, cy - high / 2, cx + wide / 2, cy + high / 2)
             if not any(_overlap(box, other) for other in boxes):
-                boxes.append(box)
-                axes.annotate(
-                    words,
-                    (x, y),
-                    xytext=((cx - px) / scale, (cy - py) / scale),
-                    textcoords="offset points",
-                    ha="center",
-                    va="center",
-                    fontsize=7.5,
-                    color=_COLOURS[layer.index % len(_COLOURS)],
-                    zorder=4,
-                )
-                break
+                inside = (lines > box[:2]) & (lines < box[2:])
+                n_crossed = int(np.count_nonzero(inside.all(axis=1)))
+                free.append((n_crossed, len(free), box, cx, cy))
+        if not free:
+            continue
+        _, _, box, cx, cy = min(free)
+        boxes.append(box)
+        axes.annotate(
+            words,
+            (x, y),
+            xytext=((cx - px) / scale, (cy - py) / scale),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            color=_COLOURS[layer.index % len(_COLOURS)],
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+            zorder=4,
+        )
 
 
-def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
+def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

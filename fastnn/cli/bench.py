@@ -122,7 +122,7 @@ def bench(
         roofline.draw(
             plot,
             timings,
-            title=f"{model} on {content['machine']['cpu']}",
+            title=f"{Path(model).stem} on {content['machine']['cpu']}",
             subtitle=f"{network.kernels[0]['isa']}, {_kind(str(inputs.dtype))}, fastnn "
             f"{fastnn.__version__}; a layer alone, in turn with the others, calls included",
         )
