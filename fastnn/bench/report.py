@@ -20,9 +20,9 @@ from typing import Any
 
 from fastnn import text
 from fastnn.bench import ruler
-from fastnn.bench.measure import Timing
 from fastnn.bench.race import Absent, Entry
 from fastnn.bench.rivals import versions
+from fastnn.bench.timing import Timing
 
 __all__ = ["Cell", "Run", "document", "machine", "markdown", "read", "tables", "write"]
 
@@ -369,7 +369,7 @@ def markdown(content: dict[str, Any], shown: Sequence[Table | None]) -> str:
         f"- Outputs: SHA-256 {content['outputs_sha256']}.",
         "- Rates are medians of rounds; each round is held against the larger of the readings of "
         "the rulers before and after it. A layer's time is that of this layer alone as a network, "
-        "in turn with the others, calls included. See docs/benchmarks.md.",
+        "in turn with the others, calls included. See docs/bench.md.",
     ]
     return "\n".join(lines) + "\n"
 

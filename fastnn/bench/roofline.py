@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fastnn.bench import ruler
-from fastnn.bench.measure import LayerTiming, Timing
+from fastnn.bench.timing import LayerTiming, Timing
 
 __all__ = ["SUFFIXES", "check_plot", "draw"]
 
@@ -148,13 +148,14 @@ def _ceilings(
         angle = np.degrees(np.arctan2(y1 - y0, x1 - x0))
         start = max(low, axes.get_ylim()[0] / rate)
         is_close = any(abs(np.log(rate / other)) < 0.45 for other in taken)
+        aside = -4 if is_close else 4  # points, away from the line
         at = start * (ridge / start) ** (0.5 if is_close else 0.06)
         axes.annotate(
             f"{level}: {rate:.0f} GB/s",
             (at, at * rate),
-            xytext=(4, -4 if is_close else 3),
+            xytext=(-aside * np.sin(np.radians(angle)), aside * np.cos(np.radians(angle))),
             textcoords="offset points",
-            va="top" if is_close else "bottom",
+            va="top" if is_close else "baseline",
             rotation=angle,
             rotation_mode="anchor",
             fontsize=8.5,
@@ -185,8 +186,6 @@ def _number(axes: Any, points: Sequence[Point], peak: float) -> None:
     """The batch size beside each point: of eight places, that which crosses the lines least among
     those that cover no point, no other number and not the ceiling; none where all are taken (a
     line joins a layer's points in the order of batch sizes). Call it when the layout is final."""
-    from matplotlib.patheffects import withStroke
-
     scale = axes.figure.dpi / 72
     screen = axes.transData.transform([(p[2], p[3]) for p in points])
     steps = np.linspace(0, 1, 60)[:, None]
@@ -226,7 +225,7 @@ def _number(axes: Any, points: Sequence[Point], peak: float) -> None:
             va="center",
             fontsize=7.5,
             color=_COLOURS[layer.index % len(_COLOURS)],
-            path_effects=[withStroke(linewidth=2, foreground="white")],
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
             zorder=4,
         )
 

@@ -133,8 +133,9 @@ def measure(
 
     `rows` is what the model takes, of shape (n, inputs); batches run through it in order, from
     the front again at its end. About `seconds` are spent, more where seven rounds take longer;
-    `layers` says whether part of them goes to timing layer by layer. Raises `ValueError` if `batch`
-    or `seconds` is not positive, or there are no rows, and what `predict` raises.
+    `layers` says whether part of them goes to timing layer by layer, which is for float32 networks.
+    Raises `ValueError` if `batch` or `seconds` is not positive, or there are no rows, and what
+    `predict` raises.
     """
     if batch < 1:
         raise ValueError(f"measure: batch is {batch}, wanted at least 1")
@@ -144,9 +145,10 @@ def measure(
         raise ValueError("measure: rows is empty, wanted at least one")
     x = batches_of(rows, batch)
     whole = _Whole(model, x, threads)
-    chain = _Chain(model, x, threads) if layers else None
+    is_float = all(kernel["format"] == "f32" for kernel in model.kernels)
+    chain = _Chain(model, x, threads) if layers and is_float else None
     once = whole.seconds_of_one()
-    n_parts = 3 if layers else 2
+    n_parts = 2 if chain is None else 3
     n_rounds = max(_LEAST_ROUNDS, min(_ROUNDS, int(seconds / (n_parts * once))))
     n_calls = max(1, min(_MOST_CALLS, int(seconds / n_rounds / n_parts / once)))
     work = [model._work(part, threads=threads) for part in x[:_COUNTED]]
