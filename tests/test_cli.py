@@ -123,6 +123,7 @@ def test_version(run):
         ["bench", "mnist-small", "--seconds", "-1"],
         ["bench", "mnist-small", "--rows", "zeros"],
         ["bench", "mnist-small", "--json"],
+        ["bench", "mnist-small", "--json", "--quiet"],
         ["compare", "a.json"],
         ["compare", "a.json", "b.json", "--confidence", "1"],
         ["predict", "mnist-small"],

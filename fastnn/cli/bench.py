@@ -20,6 +20,7 @@ from fastnn.cli.output import (
     Json,
     Quiet,
     Threads,
+    UsageError,
     note,
     progress,
     result,
@@ -71,7 +72,8 @@ def bench(
         Path | None,
         Parameter(
             help='Write all of it with every sample, for `fastnn compare` and programs; "-" '
-            "prints it in place of the tables."
+            "prints it in place of the tables.",
+            allow_leading_hyphen=True,
         ),
     ] = None,
     markdown: Annotated[Path | None, Parameter(help="Write the tables as Markdown.")] = None,
@@ -85,6 +87,8 @@ def bench(
     where the weights stay. Every call gets other rows than the one before. A layer is timed alone,
     in turn with the others, and pays for a call of its own.
     """
+    if json is not None and str(json).startswith("--"):
+        raise UsageError(f'--json: wanted a file or "-", got the option {json}; see --help')
     network = fastnn.load(model, isa=isa)
     inputs = rows_for_model(network, rows)
     for path in (json, markdown):
