@@ -70,6 +70,7 @@ def _commit() -> str | None:
 def document(
     *,
     name: str,
+    machine: dict[str, Any],
     workload: dict[str, Any],
     outputs_sha256: str,
     isa: str,
@@ -78,7 +79,8 @@ def document(
     entries: Sequence[Entry] = (),
     absent: Sequence[Absent] = (),
 ) -> dict[str, Any]:
-    """The run as JSON can hold it. `name` is for people; `workload` says what was computed,
+    """The run as JSON can hold it. `name` is for people, `machine` is that function's, asked before
+    the run (for the load is to be that of others); `workload` says what was computed,
     `threads` how many `timings` were allowed (they tell how many took part)."""
     return {
         "format": _FORMAT,
@@ -89,7 +91,7 @@ def document(
         "outputs_sha256": outputs_sha256,
         "isa": isa,
         "threads": threads,
-        "machine": machine(),
+        "machine": machine,
         "timings": [dataclasses.asdict(timing) for timing in timings],
         "rivals": [dataclasses.asdict(entry) for entry in entries],
         "absent": [dataclasses.asdict(one) for one in absent],

@@ -96,6 +96,7 @@ def bench(
             raise FileNotFoundError(f"{path.parent}: no such folder")
     if plot is not None:
         roofline.check_plot(plot)
+    machine = report.machine()
     timings: list[Timing] = []
     with progress("timing", len(batch), quiet=quiet) as bar:
         for timing in sweep_batches(
@@ -111,6 +112,7 @@ def bench(
     entries, absent = _beside_rivals(network, inputs, batch, threads, seconds, quiet, rivals)
     content = report.document(
         name=model,
+        machine=machine,
         workload=fingerprint(network, inputs),
         outputs_sha256=outputs_sha256(network, inputs),
         isa=network.kernels[0]["isa"],
@@ -126,7 +128,7 @@ def bench(
         roofline.draw(
             plot,
             timings,
-            title=f"{Path(model).stem} on {content['machine']['cpu']}",
+            title=f"{Path(model).stem} on {machine['cpu']}",
             subtitle=f"{network.kernels[0]['isa']}, {_kind(str(inputs.dtype))}, fastnn "
             f"{fastnn.__version__}; a layer alone, in turn with the others, calls included",
         )
@@ -138,6 +140,8 @@ def bench(
     result(f"{model}: {network!r}")
     result(f"isa {network.kernels[0]['isa']}, predict(x, out=out) on {_kind(str(inputs.dtype))}")
     result(report.limits_text(timings))
+    if rivals:
+        result(f"load average before: {machine['load_average']}, on {machine['n_cpus']} CPUs")
     for table in shown:
         if table is not None:
             titles, lines, right = table
