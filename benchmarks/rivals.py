@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import fastnn
 from benchmarks import int8_graphs
 from benchmarks.workloads import CannotQuantize, Workload
 
@@ -129,18 +130,20 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     if "fastnn" not in found:  # built in place
-        import fastnn
-
         found["fastnn"] = fastnn.__version__
     return found
 
 
 def _fastnn(workload: Workload) -> Iterator[Contender]:
-    """With a fresh array at every call, and with `out=`, the counterpart of IOBinding's output."""
     try:
         model = workload.model()
     except CannotQuantize:
         return
+    yield from fastnn_forms(workload, model)
+
+
+def fastnn_forms(workload: Workload, model: fastnn.Model) -> Iterator[Contender]:
+    """With a fresh array at every call, and with `out=`, the counterpart of IOBinding's output."""
     if workload.takes_pixels:  # labels: more than the rivals do, who stop at logits
         verb, logits = model.predict, model.decision_function
     else:
