@@ -185,31 +185,29 @@ def measure(cell: Cell, *, seconds: float = 8.0) -> Result:
     length = interleaved.slice_length(workload, known)
     tried = interleaved.finalists(workload, known, seconds=seconds / 4, slice_seconds=length)
     chosen = [c for _, c in tried if c.system != "fastnn"][:_N_RIVALS]
-    ours = [c for _, c in tried if c.system == "fastnn"][:1]
-    executed = {}
+    ours = [c for _, c in tried if c.system == "fastnn"]
     if ours:
-        dense = workload.model(skips=False)
-        executed = {"skip": _executed(workload, workload.model()), "dense": workload.flop_per_call}
-        ours.append(replace(_as_form(workload, dense, ours[0].form), form="without skipping"))
-    result = _measured(workload, chosen, ours, seconds, length)
-    rival_slices, samples, rulers = result
+        *_, dense = rivals.fastnn_forms(workload, workload.model(skips=False))
+        ours.append(replace(dense, form=f"{dense.form} without skipping"))
+    slices, cpu, rulers = _measured(workload, chosen, ours, seconds, length)
+    n = len(chosen)
     found = Result(
         cell,
         workload.source,
         workload.flop_per_call,
         workload.weight_bytes,
-        sorted(rival_slices, key=lambda s: s.median),
+        sorted(slices[:n], key=lambda s: s.median),
         peak=rulers.get("peak"),
         bandwidth=rulers["bandwidth"],
     )
-    for how, contender, (wall, cpu) in zip(executed, ours, samples, strict=False):
-        found.fastnn[how] = Fastnn(contender.name, executed[how], wall, cpu)
+    if ours:
+        best = min(range(n, len(slices) - 1), key=lambda i: slices[i].median)
+        for how, i, executed in (
+            ("skip", best, _executed(workload, workload.model())),
+            ("dense", -1, workload.flop_per_call),
+        ):
+            found.fastnn[how] = Fastnn(slices[i].name, executed, slices[i].seconds, cpu[i])
     return found
-
-
-def _as_form(workload: Workload, model: fastnn.Model, form: str) -> Contender:
-    """fastnn's contender of this form, with this model in place of the workload's."""
-    return next(c for c in rivals.fastnn_forms(workload, model) if c.form == form)
 
 
 def _executed(workload: Workload, model: fastnn.Model) -> float:
@@ -224,8 +222,8 @@ def _measured(
     ours: list[Contender],
     seconds: float,
     length: float,
-) -> tuple[list[Slices], list[tuple[_Float64, _Float64]], dict[str, _Float64]]:
-    """Everything in turns: (rivals' slices, fastnn's wall and CPU seconds, the rulers' rates)."""
+) -> tuple[list[Slices], list[_Float64], dict[str, _Float64]]:
+    """Everything in turns: the slices of all, their CPU seconds, and the rulers' rates."""
     runners = [Runner(contender, workload.batches) for contender in chosen + ours]
     cpu: list[list[float]] = [[] for _ in runners]
     tasks: list[Callable[[], float]] = []
@@ -240,12 +238,8 @@ def _measured(
         kept.clear()
     found = interleaved.alternate(tasks, max(15, int(seconds / once)))
     slices = [Slices(r.name, t) for r, t in zip(runners, found, strict=False)]
-    n = len(chosen)
-    samples = [
-        (wall.seconds, np.array(kept)) for wall, kept in zip(slices[n:], cpu[n:], strict=True)
-    ]
     rates = dict(zip(rulers, found[len(runners) :], strict=True))
-    return slices[:n], samples, rates
+    return slices, [np.array(kept) for kept in cpu], rates
 
 
 def _noting_cpu(runner: Runner, n_calls: int, kept: list[float]) -> Callable[[], float]:

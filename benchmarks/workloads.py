@@ -92,7 +92,7 @@ class Workload:
 
         Raises CannotQuantize for int8 where this fastnn has no `Model.quantize`.
         """
-        classes = np.arange(10) if self.takes_pixels else None
+        classes = np.arange(self.layers[-1].n_outputs) if self.takes_pixels else None
         task = "classify" if self.takes_pixels else "regress"
         with _skipping(skips):  # read when a model is built
             model = fastnn.Model(self.layers, scale=self.scale, classes=classes, task=task)
