@@ -109,9 +109,10 @@ def check_int8(
 
 
 def contenders(workload: Workload, only: str = "") -> list[Contender]:
-    """Everybody who is installed, each checked; `only` keeps the names that hold that text."""
+    """Everybody who is installed, each checked; `only`: a system, or a part of names."""
+    makers = _MAKERS[workload.precision]
     found = []
-    for make in _MAKERS[workload.precision]:
+    for make in [makers[only]] if only in makers else makers.values():
         for contender in make(workload):
             if only in contender.name:
                 contender.check(workload)
@@ -455,8 +456,18 @@ def _sklearn(workload: Workload) -> Iterator[Contender]:
         yield Contender("scikit-learn", "predict", net.predict)
 
 
-_MAKERS: dict[str, tuple[Callable[[Workload], Iterator[Contender]], ...]] = {
-    "float32": (_fastnn, _onnxruntime, _openvino, _torch, _sklearn),
-    "int8": (_fastnn, _onnxruntime_int8, _openvino_int8),
+_MAKERS: dict[str, dict[str, Callable[[Workload], Iterator[Contender]]]] = {
+    "float32": {
+        "fastnn": _fastnn,
+        "ONNX Runtime": _onnxruntime,
+        "OpenVINO": _openvino,
+        "PyTorch": _torch,
+        "scikit-learn": _sklearn,
+    },
+    "int8": {
+        "fastnn": _fastnn,
+        "ONNX Runtime": _onnxruntime_int8,
+        "OpenVINO": _openvino_int8,
+    },
 }
-"""Who takes part, by precision."""
+"""Who takes part, by precision and system."""

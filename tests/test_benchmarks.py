@@ -5,6 +5,7 @@ rivals there are, the environment decides (the extra "bench").
 """
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -21,12 +22,13 @@ from fastnn import Dense, mnist
 RIVALS = "onnx and onnxruntime are in the extra bench"
 
 
-def tiny(precision="int8", batch=4, pixels=False, seed=3):
+def tiny(precision="int8", batch=60, pixels=False, seed=3):
     """20-16-8 with an identity at the end; normal rows, or pixels."""
     rng = np.random.default_rng(seed)
     layers = (
         Dense(rng.normal(0, 0.3, (20, 16)), rng.normal(0, 0.1, 16), "relu"),
-        Dense(rng.normal(0, 0.3, (16, 8)), rng.normal(0, 0.1, 8)),
+        # One output mostly wins: flips of labels that are nearly ties are no news in int8.
+        Dense(rng.normal(0, 0.3, (16, 8)), np.linspace(-4, 4, 8)),
     )
     rows, calibration = (
         rng.integers(0, 256, (600, 20)).astype(np.uint8)
@@ -34,6 +36,8 @@ def tiny(precision="int8", batch=4, pixels=False, seed=3):
         else rng.standard_normal((600, 20), np.float32)
         for _ in range(2)
     )
+    if not pixels:  # what saturates is off by more than rounding
+        calibration *= np.float32(1.2)
     return Workload(
         network="tiny",
         shape="20-16-8",
@@ -126,7 +130,7 @@ def test_ranges_are_those_of_the_layers_inputs_and_hold_zero():
 
 def test_checked_rows_of_int8_are_a_thousand_or_all():
     assert sum(len(rows) for rows, _ in tiny().checked) == 600
-    assert [len(rows) for rows, _ in tiny("float32").checked] == [4, 4]
+    assert [len(rows) for rows, _ in tiny("float32").checked] == [60, 60]
     rows, z = tiny().checked[1]
     np.testing.assert_array_equal(z, tiny().expected(rows))
 
@@ -134,12 +138,10 @@ def test_checked_rows_of_int8_are_a_thousand_or_all():
 def test_a_model_that_multiplies_zeros_too(monkeypatch):
     monkeypatch.setenv("FASTNN_SKIP", "1")
     workload = tiny("float32", pixels=True)
-    rows = np.zeros((4, 20), np.uint8)
+    rows = np.zeros((60, 20), np.uint8)
     dense = workload.model(skips=False)._work(rows, threads=1)
     assert dense["executed"] == dense["effective"]
     assert workload.model()._work(rows, threads=1)["executed"] < dense["executed"]
-    import os
-
     assert os.environ["FASTNN_SKIP"] == "1"
 
 
@@ -210,7 +212,7 @@ def test_openvino_of_int8_proves_that_it_runs_integers():
     pytest.importorskip("openvino", reason="openvino is not installed")
     file = int8_graphs.onnx_int8(tiny(), rows="float", writing="QDQ Gemm")
     compiled = rivals._openvino_compiled(file)
-    if "vnni" not in " ".join(fastnn.cpu_features()["cpu"]):
+    if not any("vnni" in feature for feature in fastnn.cpu_features()):
         pytest.skip("NOT TESTED: this CPU lacks VNNI, the kernels have other names")
     rivals.require_integer_openvino(compiled, n_layers=2)
     floats = rivals._openvino_compiled(rivals.onnx_bytes(tiny(), pixels_in=False, folded=False))
