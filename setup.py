@@ -26,13 +26,19 @@ from setuptools.modified import newer_group
 
 ANY, X86, ARM = ("x86_64", "aarch64"), ("x86_64",), ("aarch64",)
 
+AVX2 = ["-mavx2", "-mfma"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]
+
 # isa: (architectures, flags), worst first. What a row's flags let the compiler use, that row's
 # `needs` in the C table must ask of the CPU.
 ISAS = {
     "scalar": (ANY, []),
     "neon": (ARM, []),
-    "avx2": (X86, ["-mavx2", "-mfma"]),
-    "avx512": (X86, ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"]),
+    "avx2": (X86, AVX2),
+    "avxvnni": (X86, [*AVX2, "-mavxvnni"]),
+    "avx512": (X86, AVX512),
+    "avx512vnni": (X86, [*AVX512, "-mavx512vnni"]),
+    "avx512bf16": (X86, [*AVX512, "-mavx512bf16"]),
 }
 
 # -ffp-contract=off: a multiply and an add are fused where the source says so and nowhere else,

@@ -9,16 +9,25 @@
 #include "kernel.h"
 
 static const fnn_row *const rows[] = {
+#ifdef HAVE_AVX512BF16
+    &fnn_row_bf16_avx512bf16,
+#endif
+#ifdef HAVE_AVX512VNNI
+    &fnn_row_i8_avx512vnni,
+#endif
 #ifdef HAVE_AVX512
-    &fnn_row_f32_avx512,
+    &fnn_row_f32_avx512, &fnn_row_bf16_avx512, &fnn_row_i8_avx512,
+#endif
+#ifdef HAVE_AVXVNNI
+    &fnn_row_i8_avxvnni,
 #endif
 #ifdef HAVE_AVX2
-    &fnn_row_f32_avx2,
+    &fnn_row_f32_avx2, &fnn_row_bf16_avx2, &fnn_row_i8_avx2,
 #endif
 #ifdef HAVE_NEON
-    &fnn_row_f32_neon,
+    &fnn_row_f32_neon, &fnn_row_bf16_neon, &fnn_row_i8_neon,
 #endif
-    &fnn_row_f32_scalar,
+    &fnn_row_f32_scalar, &fnn_row_bf16_scalar, &fnn_row_i8_scalar,
 };
 enum { N_ROWS = sizeof rows / sizeof rows[0] };
 
@@ -27,10 +36,10 @@ const fnn_isa fnn_isas[] = {
     {"scalar", 0, "scalar"},
 #if defined(__x86_64__)
     {"avx2", FNN_NEEDS_AVX2, "avx2"},
-    {"avxvnni", FNN_NEEDS_AVX2 | FNN_CPU(AVX_VNNI), "avx2"},
+    {"avxvnni", FNN_NEEDS_AVX2 | FNN_CPU(AVX_VNNI), "avxvnni"},
     {"avx512", FNN_NEEDS_AVX512, "avx512"},
-    {"avx512vnni", FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI), "avx512"},
-    {"avx512bf16", FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI) | FNN_CPU(AVX512_BF16), "avx512"},
+    {"avx512vnni", FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI), "avx512vnni"},
+    {"avx512bf16", FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI) | FNN_CPU(AVX512_BF16), "avx512bf16"},
 #elif defined(__aarch64__)
     {"neon", FNN_CPU(ASIMD), "neon"},
 #endif
@@ -68,7 +77,7 @@ fnn_status fnn_select(const char *isa, const char *format, const fnn_row **row)
             return FNN_OK;
         }
     }
-    return FNN_ISA_MISSING;
+    return FNN_BAD_FORMAT;
 }
 
 int fnn_n_rows(void) { return N_ROWS; }

@@ -24,6 +24,7 @@ typedef enum {
     FNN_ISA_MISSING,  /* the CPU, the OS or this build lacks it */
     FNN_NOT_FINITE,   /* a weight or a bias is NaN or infinite */
     FNN_BAD_SHAPE,    /* a layer is empty, does not fit the one before, or is too large */
+    FNN_BAD_FORMAT,   /* no such number format, or its scale, zero or number of inputs is out of range */
     FNN_BAD_ACTIVATION, /* unknown, or softmax / log_softmax before the last layer */
     FNN_INTERRUPTED,  /* `poll` asked to stop; the output is unspecified */
 } fnn_status;
@@ -60,6 +61,9 @@ const char *fnn_cpu_feature_name(int i);
 
 /* ---- networks -------------------------------------------------------------------------------- */
 
+/* y = activation(x @ weight + bias), in one of three number formats. "i8" computes in integers:
+ * q = x / input_scale + input_zero, rounded half to even and held in 0..255 (uint8 rows: q is x), and
+ * z = sum(q * weight_i8) * scale + offset, where scale and offset hold whatever the scales amount to. */
 typedef struct {
     int64_t n_inputs, n_outputs;
     const float *weight;              /* [n_inputs, n_outputs], any strides, in elements */
@@ -67,6 +71,11 @@ typedef struct {
     const float *bias;                /* [n_outputs] */
     int activation;                   /* index into fnn_activations */
     float parameters[2];
+    const char *format;               /* "f32" (also NULL), "bf16" or "i8" */
+    /* Of "i8", in place of weight and bias: */
+    const int8_t *weight_i8;          /* [n_inputs, n_outputs], C-contiguous */
+    const float *scale, *offset;      /* [n_outputs] */
+    float input_scale, input_zero;    /* scale > 0, zero an integer in 0..255 */
 } fnn_dense;
 
 typedef struct fnn_network fnn_network;

@@ -4,8 +4,9 @@
  * kernels_<isa>.c files and listed by dispatch.c; the tile contract; the limits on sizes.
  * Invariant: a row is constant data; which one a layer uses is decided when it is packed.
  *
- * Packed weights: N is cut into panels of nr columns, the last padded with zeros. A panel holds its
- * columns of all K inputs, one input's nr weights side by side:
+ * Packed weights: N is cut into panels of nr columns, the last padded with zeros, and K into groups of
+ * kr inputs that fill 4 bytes (operands.h). A panel holds its columns of all groups, a group's nr times
+ * kr weights side by side; drawn for kr = 1:
  *
  *            panel 0            panel 1                     in memory
  *        +- nr columns -+   +- nr columns -+
@@ -21,6 +22,8 @@
  */
 #ifndef FNN_KERNEL_H
 #define FNN_KERNEL_H
+
+#include <stdatomic.h>
 
 #include "activations.h"
 #include "fastnn.h"
@@ -45,66 +48,84 @@ enum {
 /* Own buffers end in so many spare elements: kernels may read and write whole vectors there. */
 enum { FNN_SLACK = 64, FNN_MAX_MR = 16 };
 
-/* One tile: y[m, n] = act(x[m, K] @ w[K, n] + bias[n]) for m <= mr rows and n columns of panels. */
+/* What becomes of a tile's sums. */
+typedef enum {
+    FNN_SUSPEND, /* nothing: y holds them as they are, 4 bytes each, for is_continued */
+    FNN_Z,       /* float z; -0 becomes +0 */
+    FNN_RELU,    /* float z > 0 ? z : 0, NaN kept */
+    FNN_TO_U8,   /* i8 only: z rounded half to even, held in 0..255, a byte each */
+} fnn_finish;
+
+/* One tile: y[m, n] = finish(x[m, K] @ w[K, n]) for m <= mr rows and n columns of panels. Strides are
+ * in bytes. */
 typedef struct {
     int m;                 /* rows, 1..mr */
     int64_t n;             /* columns, from the first panel on; y is written up to whole vectors */
-    const float *x;        /* [m, K], own memory */
-    int64_t ldx;           /* floats between its rows */
-    const uint32_t *list;  /* [n_active] the inputs that are not zero in all m rows, ascending */
+    const void *x;         /* [m, groups], own memory */
+    int64_t ldx;
+    const uint32_t *list;  /* [n_active] the groups that are not zero in all m rows, ascending */
     int64_t n_active;
-    const float *w;        /* first panel, [panels, K, nr] */
-    int64_t panel_stride;  /* floats between panels: K * nr */
-    const float *bias;     /* [panels * nr] */
-    float *y;              /* own memory, [m, panels * nr], not x */
+    const void *w;         /* first panel, [panels, groups, nr] of 4 bytes */
+    int64_t panel_stride;  /* between panels: groups * nr * 4 */
+    const float *bias;     /* [panels * nr] what a sum starts from; i8: z = sum * scale + bias */
+    const float *scale;    /* i8 only */
+    void *y;               /* own memory, [m, panels * nr], not x */
     int64_t ldy;
-    int is_relu;           /* act is relu, else identity */
-    int is_continued;      /* the chain starts from y, not from the bias ... */
-    int is_unfinished;     /* ... and y is to hold it as it is: K in several calls, same bits */
+    fnn_finish finish;
+    int is_continued;      /* the chain starts from what FNN_SUSPEND left in y */
     uintptr_t ahead;       /* gemm_packed: address of weights needed next, fetched on the way ... */
-    int64_t ahead_step;    /* ... so many bytes an input */
+    int64_t ahead_step;    /* ... so many bytes a group */
 } fnn_tile;
 
-/* Input rows to own floats, and the list of inputs that matter. */
+/* Input rows to own rows of a kernel's format, and the list of groups that matter. */
 typedef struct {
     int m;
-    int64_t k;
-    const void *x;         /* caller's [m, k], columns contiguous; NULL: `to` is filled */
+    int64_t k;             /* inputs, of which kr are a group */
+    const void *x;         /* [m, k], columns contiguous; NULL: `to` is filled. Floats may lie in `to` */
     int64_t row_stride;    /* bytes */
-    float *to;             /* own [m, k] */
-    int64_t ld;
-    uint32_t *list;        /* own [k + FNN_SLACK] */
+    void *to;              /* own [m, k] of the format */
+    int64_t ld;            /* bytes */
+    uint32_t *list;        /* own [groups + FNN_SLACK] */
     int keep_zeros;        /* list all */
+    float inverse, zero;   /* i8 from floats: x * inverse + zero, rounded half to even, in 0..255 */
+    unsigned *is_nan;      /* i8 from floats: bit i is set if row i has a NaN, which u8 cannot say */
 } fnn_encode;
 
 struct fnn_row {
     const char *isa, *format;
     uint64_t needs;
-    int mr, nr;
+    int mr, nr, kr;
     double rate; /* multiply-adds a nanosecond, roughly: of one core, for estimates */
     int64_t (*encode_u8)(const fnn_encode *);  /* return the length of the list */
     int64_t (*encode_f32)(const fnn_encode *);
     void (*gemm)(const fnn_tile *);
-    /* Many outputs: NULL, or pack turns e->to of m = mr rows into to[n_active, mr], the listed inputs
+    /* Many outputs: NULL, or pack turns e->to of m = mr rows into to[n_active, mr], the listed groups
      * alone, not in place, and gemm_packed takes that as x, whatever ldx. */
-    void (*pack)(const fnn_encode *, int64_t n_active, float *to);
+    void (*pack)(const fnn_encode *, int64_t n_active, void *to);
     void (*gemm_packed)(const fnn_tile *);
-    fnn_activate_fn *const *activate; /* [FNN_N_ACTIVATIONS]; on own memory: whole vectors */
+    fnn_activate_fn *const *activate; /* f32 only: [FNN_N_ACTIVATIONS]; on own memory: whole vectors */
     double (*burn)(int64_t n);
 };
 
 /* dispatch.c */
 extern const fnn_row fnn_row_f32_scalar, fnn_row_f32_avx2, fnn_row_f32_avx512, fnn_row_f32_neon;
+extern const fnn_row fnn_row_bf16_scalar, fnn_row_bf16_avx2, fnn_row_bf16_avx512,
+    fnn_row_bf16_avx512bf16, fnn_row_bf16_neon;
+extern const fnn_row fnn_row_i8_scalar, fnn_row_i8_avx2, fnn_row_i8_avxvnni, fnn_row_i8_avx512,
+    fnn_row_i8_avx512vnni, fnn_row_i8_neon;
 
 /* cpu.c */
 size_t fnn_l2_bytes(void);                  /* of one core; a guess where nobody says */
 uint64_t fnn_fp_mode_default(void);         /* to nearest, no flushing, no traps; returns */
 void fnn_fp_mode_restore(uint64_t mode);    /* what was set before, for this */
 
-/* pack.c: w[K, N] of any strides and the bias to panels of nr; to_bias[ceil(N/nr) * nr].
- * Returns 0 if a value is NaN or infinite. */
+/* pack.c: the weights of a layer to panels of `row`, in its format. Returns 0 if a value is NaN or
+ * infinite. fnn_pad: n floats and zeros up to n_padded, the same. */
 int64_t fnn_panels(int64_t n, int nr);
-int fnn_pack_f32(const fnn_dense *layer, int nr, float *to, float *to_bias);
+int64_t fnn_groups(int64_t k, int kr);
+int fnn_pack(const fnn_row *row, const fnn_dense *layer, void *to);
+int fnn_pad(const float *from, int64_t n, int64_t n_padded, float *to);
+uint16_t fnn_bf16(float x); /* to nearest, ties to even; NaN stays NaN */
 
 /* threads.c: `body(context, i, is_caller)` for i in [0, n), by up to n_threads threads, the caller
  * among them. Returns how many threads did any. A body that returns 0 stops the rest; so does
@@ -112,6 +133,23 @@ int fnn_pack_f32(const fnn_dense *layer, int nr, float *to, float *to_bias);
  * busy. Bodies run with unspecified floating-point mode. */
 int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t, int),
                          int (*go_on)(void *), void *context);
+
+/* Threads that share out one thing after another, faster than the pool wakes up: a leader, who would
+ * do it all alone, and helpers, who look for shares until the end, without sleeping. Zeroed to begin.
+ * fnn_team_share: body(context, i) for i in [0, n); returns when all is done, so that between shares
+ * nobody else is at work (a signal handler may then fork). */
+typedef struct {
+    atomic_int_fast64_t next, limit, done; /* shares taken, offered and done since the beginning */
+    int64_t base;                          /* what `next` was when the ones offered now began */
+    void (*body)(void *, int64_t);
+    void *context;
+    atomic_int is_over;
+} fnn_team;
+
+void fnn_team_share(fnn_team *team, int64_t n, void (*body)(void *, int64_t), void *context);
+void fnn_team_help(fnn_team *team);
+void fnn_team_end(fnn_team *team);
+int fnn_team_is_over(fnn_team *team);
 
 /* Memory of the calling thread, aligned to 64; NULL: none left. Kept from one taking to the next;
  * taken again before it is given back (`poll` may run a signal handler that predicts), it is fresh

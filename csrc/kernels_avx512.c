@@ -1,16 +1,38 @@
-/* float32 kernels on AVX-512: the template of microkernel.h over vec_avx512.h.
+/* Kernels on AVX-512: the template of microkernel.h over vec_avx512.h.
  *
  * Invariant: empty unless HAVE_AVX512 is set; then this file alone is compiled for the ISA, and exports
- * one constant row. Tiles of 12 x 32: 24 accumulators, 2 weight vectors, 1 input, of 32 registers.
+ * one constant row a format. A tile's sums, a panel's weights and an input fit the registers.
  */
 #ifdef HAVE_AVX512
+#include "kernel.h"
 #include "vec_avx512.h"
+#include "activations.h"
 
 #define FNN_ISA avx512
+#define FNN_FORMAT f32
 #define FNN_ROW_NEEDS FNN_NEEDS_AVX512
-#define FNN_MR 12
+#define FNN_MR 12 /* 12 x 32: 24 sums, 2 weights, 1 input */
+#define FNN_NV 2
 #define FNN_REGISTERS 32
 #define FNN_RATE 90
+#include "microkernel.h"
+
+#define FNN_ISA avx512
+#define FNN_FORMAT bf16
+#define FNN_ROW_NEEDS FNN_NEEDS_AVX512
+#define FNN_MR 8 /* 8 x 32: 16 sums, 2 weights and 1 input in two halves */
+#define FNN_NV 2
+#define FNN_REGISTERS 32
+#define FNN_RATE 60
+#include "microkernel.h"
+
+#define FNN_ISA avx512
+#define FNN_FORMAT i8
+#define FNN_ROW_NEEDS FNN_NEEDS_AVX512
+#define FNN_MR 4 /* 4 x 64: 16 sums, 4 weights and 1 input in two halves */
+#define FNN_NV 4
+#define FNN_REGISTERS 32
+#define FNN_RATE 80
 #include "microkernel.h"
 #else
 typedef int fnn_empty_avx512; /* ISO C wants one declaration */

@@ -5,6 +5,7 @@
  * Invariant: a network does not change after creation. A block's activations live in the calling
  * thread's workspace, whose size follows from the network alone; each row's bits depend on that row
  * alone. Own buffers have FNN_SLACK spare elements, the caller's memory is touched to the byte.
+ * Layers may differ in their number format; each encodes what it is given to its own.
  * Start with run_block().
  */
 #define _GNU_SOURCE
@@ -18,47 +19,76 @@
 
 #include "kernel.h"
 
+/* A layer's own copy of scale and bias for what its kernel is to give. */
+typedef struct { const float *scale, *bias; } epilogue;
+
 typedef struct {
     const fnn_row *row;
-    int64_t k, n, n_panels;
-    int64_t ld;              /* floats between rows of its output in the workspace */
-    const float *w, *bias;   /* packed */
+    int64_t k, n, n_panels, n_groups;
+    int64_t ld, ld_u8;       /* bytes between rows of its output in the workspace: floats, u8 */
+    const void *w;           /* packed */
+    epilogue z, u8;          /* u8: z in units of the next layer's input */
+    int is_u8_out;           /* the next layer takes u8, and u8 can do without the activation */
+    float inverse, zero;     /* i8: of float inputs */
     int activation;
     float parameters[2];
     double ns_per_row;       /* about */
 } layer;
 
+/* The layers that rows take, by their dtype: all but the first are the same. */
+typedef struct {
+    const layer *first;
+    int mr;                  /* rows of whole tiles of all layers: the least common multiple of theirs */
+    int64_t block;           /* rows taken through all layers at once */
+} path;
+
 struct fnn_network {
     int n_layers;
-    int64_t block;           /* rows taken through all layers at once */
+    path paths[2];           /* [fnn_dtype] */
     int64_t n_madds;         /* dense multiply-adds a row */
-    int64_t ld_input;        /* floats between rows of the encoded input */
-    int64_t n_buffer;        /* floats of one of the two activation buffers */
+    int64_t room;            /* bytes in front of a buffer's rows: a tile of any layer */
+    int64_t n_buffer;        /* bytes of one of the two activation buffers */
     int64_t n_list;          /* elements of one tile's list */
     int64_t n_cuts;          /* elements of one tile's cuts: where in its list a K block begins */
+    int64_t n_tiles;         /* most tiles of a block */
+    int64_t most_shares;     /* that a team may find in a layer, at least 1 */
     double ns_per_row;       /* about */
+    const fnn_row *floats;   /* whose activations all layers use */
     void *arena;
     size_t n_bytes;
-    layer *layers;           /* [n_layers + 1], the last one being the pixel layer */
-    const layer *pixel;      /* what uint8 input takes first */
+    layer *layers;           /* [n_layers + 1], the last one being the pixel layer if there is one */
 };
 
 enum { NS_BRIEF = 5000, NS_SPLIT = 200000, NS_POLL = 20000000 }; /* see estimate_ns */
+enum { COLUMNS_OF_SHARE = 256, SHARED_WEIGHTS = 1 << 18 }; /* of a layer worth sharing: a round of the team costs about 1 us */
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-/* An odd number of cache lines: rows of a tile then fall into different sets of the L1 cache. */
-static int64_t leading_dimension(int64_t n) { return (round_up(n, 16) / 16 | 1) * 16; }
+/* Of n bytes; an odd number of cache lines: rows of a tile then fall into different sets of L1. */
+static int64_t leading_dimension(int64_t n) { return (round_up(n, 64) / 64 | 1) * 64; }
 
-/* Inputs whose weights in one panel fill 128 KiB: with several tiles to do, they stay in L2 while the
+/* Groups whose weights in one panel fill 128 KiB: with several tiles to do, they stay in L2 while the
  * tiles' packed inputs pass, and the next ones come. Pieces that fit L1 lose 3 % on 1024 x 5, to the
  * accumulators' way out and in. */
 static int64_t block_of_k(const fnn_row *row)
 {
-    return 128 * 1024 / (row->nr * (int64_t)sizeof(float));
+    return 128 * 1024 / (row->nr * (int64_t)4);
 }
 
 /* ---- creation -------------------------------------------------------------------------------- */
+
+static const char *format_of(const fnn_dense *l) { return l->format == NULL ? "f32" : l->format; }
+
+/* The sums of an i8 layer must fit 32 bits: K * 255 * 127 < 2^31. */
+enum { MOST_INPUTS_I8 = 66051 };
+
+static int has_good_format(const fnn_dense *l)
+{
+    if (strcmp(format_of(l), "i8") != 0) return 1;
+    return l->n_inputs <= MOST_INPUTS_I8 && l->input_scale > 0 && isfinite(l->input_scale) &&
+           isfinite(1 / l->input_scale) && l->input_zero >= 0 && l->input_zero <= 255 &&
+           l->input_zero == rintf(l->input_zero);
+}
 
 static fnn_status check(const fnn_dense *layers, int n_layers, const fnn_dense *pixel, int *where)
 {
@@ -71,6 +101,7 @@ static fnn_status check(const fnn_dense *layers, int n_layers, const fnn_dense *
         if (l->n_inputs > 0 && l->n_outputs > ((int64_t)1 << 44) / l->n_inputs)
             return FNN_BAD_SHAPE;
         if (i > 0 && l->n_inputs != layers[i - 1].n_outputs) return FNN_BAD_SHAPE;
+        if (!has_good_format(l)) return FNN_BAD_FORMAT;
         if (l->activation < 0 || l->activation >= FNN_N_ACTIVATIONS ||
             (fnn_activations[l->activation].last_layer_only && i + 1 < n_layers))
             return FNN_BAD_ACTIVATION;
@@ -79,10 +110,10 @@ static fnn_status check(const fnn_dense *layers, int n_layers, const fnn_dense *
     if (pixel != NULL && (pixel->n_inputs != layers[0].n_inputs ||
                           pixel->n_outputs != layers[0].n_outputs))
         return FNN_BAD_SHAPE;
-    return FNN_OK;
+    return pixel == NULL || has_good_format(pixel) ? FNN_OK : FNN_BAD_FORMAT;
 }
 
-enum { MAX_TILES = 32 }; /* of a block */
+enum { MAX_TILES = 32, MOST_ROWS = 1024 }; /* of a block; a path's mr is at most 24 */
 
 /* Whether the kernel applies it to the tile in registers. */
 static int is_in_gemm(int activation)
@@ -104,21 +135,88 @@ static double estimate_ns(const layer *l)
     return 5 + n_madds / l->row->rate + (is_softmax ? 2 * n : 0);
 }
 
+/* Bytes of an input in a layer's own format. */
+static int64_t size_of(const fnn_row *row) { return 4 / row->kr; }
+
+/* Bytes between encoded rows of a layer that is given inputs of `size` bytes. */
+static int64_t ld_of_input(const layer *l, int64_t size)
+{
+    return leading_dimension(l->k * (size > size_of(l->row) ? size : size_of(l->row)));
+}
+
+static int lcm(int a, int b)
+{
+    int c = a;
+    while (c % b != 0) c += a;
+    return c;
+}
+
+static const layer *layer_at(const fnn_network *net, const path *way, int i)
+{
+    return i == 0 ? way->first : &net->layers[i];
+}
+
+/* Bytes of its packed weights, and of a vector of its scales or biases. */
+static int64_t weight_bytes(const layer *l)
+{
+    return round_up(l->n_panels * l->row->nr * l->n_groups * 4, 64);
+}
+static int64_t vector_bytes(const layer *l) { return round_up(l->n_panels * l->row->nr * 4, 64); }
+
 /* Rows that a block may have. While all weights stay in L2, one tile at a time keeps its inputs in
  * L1. Otherwise weights come from further away, and as many rows share them as have their inputs in
  * half of L2. */
-static int64_t choose_block(const fnn_network *net, int64_t mr)
+static int64_t choose_block(const fnn_network *net, const path *way, int64_t size)
 {
     const int64_t l2 = (int64_t)fnn_l2_bytes();
-    if ((int64_t)net->n_bytes <= l2 * 3 / 4) return mr;
-    int64_t widest = net->ld_input;
-    for (int i = 0; i + 1 < net->n_layers; i++)
-        if (net->layers[i].ld > widest) widest = net->layers[i].ld;
-    int64_t n_tiles = l2 / 2 / (widest * 4) / mr;
+    int64_t n_bytes = 0, widest = ld_of_input(way->first, size);
+    for (int i = 0; i < net->n_layers; i++) {
+        const layer *l = layer_at(net, way, i);
+        const int64_t ld = l->is_u8_out ? l->ld_u8 : l->ld;
+        n_bytes += weight_bytes(l);
+        if (ld > widest && i + 1 < net->n_layers) widest = ld;
+    }
+    if (n_bytes <= l2 * 3 / 4) return way->mr;
+    int64_t n_tiles = l2 / 2 / widest / way->mr;
     /* Of wide layers at least 4 tiles, which L3 may hold; of very wide ones, what is reasonable. */
-    if (n_tiles < 4) n_tiles = (int64_t)64 << 20 >= 4 * mr * widest * 4 ? 4 : 1;
+    if (n_tiles < 4) n_tiles = (int64_t)64 << 20 >= 4 * way->mr * widest ? 4 : 1;
     if (n_tiles > MAX_TILES) n_tiles = MAX_TILES;
-    return n_tiles * mr;
+    return n_tiles * way->mr;
+}
+
+/* How the network's memory is cut, once its layers are planned. */
+static void choose_sizes(fnn_network *net, const layer *pixel)
+{
+    static const int64_t sizes[] = {[FNN_U8] = 1, [FNN_F32] = 4};
+    int64_t most_groups = 0, most_blocks = 0, widest = 0, block = 0, mr = 0;
+    for (int dtype = 0; dtype < 2; dtype++) {
+        path *way = &net->paths[dtype];
+        *way = (path){.first = dtype == FNN_U8 ? pixel : net->layers, .mr = 1};
+        int least_mr = FNN_MAX_MR;
+        for (int i = 0; i < net->n_layers; i++) {
+            const layer *l = layer_at(net, way, i);
+            const int64_t n_blocks = l->n_groups / block_of_k(l->row);
+            way->mr = lcm(way->mr, l->row->mr);
+            if (l->row->mr < least_mr) least_mr = l->row->mr;
+            if (l->n_groups > most_groups) most_groups = l->n_groups;
+            if (n_blocks > most_blocks) most_blocks = n_blocks;
+            if (l->ld > widest) widest = l->ld;
+        }
+        if (ld_of_input(way->first, 4) > widest) widest = ld_of_input(way->first, 4);
+        way->block = choose_block(net, way, sizes[dtype]);
+        assert(way->block <= MOST_ROWS);
+        if (way->block > block) block = way->block;
+        if (way->mr > mr) mr = way->mr;
+        if (way->block / least_mr > net->n_tiles) net->n_tiles = way->block / least_mr;
+    }
+    for (int i = 0; i < net->n_layers; i++)
+        if (net->layers[i].n / COLUMNS_OF_SHARE > net->most_shares)
+            net->most_shares = net->layers[i].n / COLUMNS_OF_SHARE;
+    if (net->most_shares < 1) net->most_shares = 1;
+    net->room = mr * widest;
+    net->n_buffer = net->room + round_up(block * widest + FNN_SLACK * 4, 64);
+    net->n_list = round_up(most_groups, 16) + FNN_SLACK;
+    net->n_cuts = most_blocks + 2;
 }
 
 static void *allocate_arena(size_t n_bytes)
@@ -130,62 +228,107 @@ static void *allocate_arena(size_t n_bytes)
     return arena;
 }
 
+/* What can be said of a layer before its weights are packed. `next`: the layer that takes its output,
+ * or NULL. relu comes free where u8 holds nothing below zero. */
+static layer plan_layer(const fnn_dense *from, const fnn_dense *next, const fnn_row *row)
+{
+    layer l = {.row = row, .k = from->n_inputs, .n = from->n_outputs,
+               .n_panels = fnn_panels(from->n_outputs, row->nr),
+               .n_groups = fnn_groups(from->n_inputs, row->kr),
+               .activation = from->activation,
+               .parameters = {from->parameters[0], from->parameters[1]}};
+    l.ld = leading_dimension(l.n_panels * row->nr * 4);
+    l.ld_u8 = leading_dimension(l.n_panels * row->nr);
+    if (row->kr == 4) {
+        l.inverse = (float)(1 / (double)from->input_scale);
+        l.zero = from->input_zero;
+        l.is_u8_out = next != NULL && strcmp(format_of(next), "i8") == 0 &&
+                      (l.activation == FNN_act_identity ||
+                       (l.activation == FNN_act_relu && next->input_zero == 0));
+    }
+    l.ns_per_row = estimate_ns(&l);
+    return l;
+}
+
+/* Packs a layer at `at` and points it there; where that ends. NULL: a value is not finite. */
+static char *place_layer(layer *l, const fnn_dense *from, const fnn_dense *next, char *at)
+{
+    const int64_t n_padded = l->n_panels * l->row->nr, n_vector = vector_bytes(l);
+    const int is_i8 = l->row->kr == 4;
+    int is_finite = fnn_pack(l->row, from, at);
+    l->w = at;
+    at += weight_bytes(l);
+    float *bias = (float *)at;
+    is_finite &= fnn_pad(is_i8 ? from->offset : from->bias, l->n, n_padded, bias);
+    l->z.bias = bias;
+    at += n_vector;
+    if (!is_i8) return is_finite ? at : NULL;
+    float *scale = (float *)at;
+    is_finite &= fnn_pad(from->scale, l->n, n_padded, scale);
+    l->z.scale = scale;
+    at += n_vector;
+    if (!l->is_u8_out) return is_finite ? at : NULL;
+    float *bias_u8 = (float *)at, *scale_u8 = (float *)(at + n_vector);
+    for (int64_t j = 0; j < n_padded; j++) {
+        scale_u8[j] = (float)((double)scale[j] / next->input_scale);
+        bias_u8[j] = j < l->n ? (float)((double)bias[j] / next->input_scale + next->input_zero) : 0;
+        is_finite &= isfinite(scale_u8[j]) && isfinite(bias_u8[j]);
+    }
+    l->u8 = (epilogue){scale_u8, bias_u8};
+    return is_finite ? at + 2 * n_vector : NULL;
+}
+
 fnn_status fnn_network_create(const fnn_dense *layers, int n_layers, const fnn_dense *pixel_layer,
                               const char *isa, fnn_network **network, int *where)
 {
-    const fnn_row *row;
     *network = NULL;
     *where = 0;
     if (n_layers < 1) return FNN_BAD_SHAPE;
     fnn_status status = check(layers, n_layers, pixel_layer, where);
-    if (status == FNN_OK) status = fnn_select(isa, "f32", &row);
     if (status != FNN_OK) return status;
 
     fnn_network *net = calloc(1, sizeof *net);
     if (net != NULL) net->layers = calloc((size_t)n_layers + 1, sizeof *net->layers);
     if (net == NULL || net->layers == NULL) goto no_memory;
     net->n_layers = n_layers;
-    net->ld_input = leading_dimension(layers[0].n_inputs);
+    net->ns_per_row = 10;
+    status = fnn_select(isa, "f32", &net->floats);
     const int n_packed = n_layers + (pixel_layer != NULL);
-    int64_t n_floats = 0, widest_k = 0, widest_ld = net->ld_input;
-    for (int i = 0; i < n_packed; i++) {
+    int64_t n_bytes = 0;
+    for (int i = 0; i < n_packed && status == FNN_OK; i++) {
+        const int place = i < n_layers ? i : 0; /* in the chain */
         const fnn_dense *from = i < n_layers ? &layers[i] : pixel_layer;
+        const fnn_row *row;
+        *where = i < n_layers ? i : -1;
+        status = fnn_select(isa, format_of(from), &row);
+        if (status != FNN_OK) break;
         layer *l = &net->layers[i];
-        *l = (layer){.row = row, .k = from->n_inputs, .n = from->n_outputs,
-                     .n_panels = fnn_panels(from->n_outputs, row->nr),
-                     .activation = from->activation,
-                     .parameters = {from->parameters[0], from->parameters[1]}};
-        l->ld = leading_dimension(l->n_panels * row->nr);
-        l->ns_per_row = estimate_ns(l);
-        n_floats += round_up(l->n_panels * row->nr * (l->k + 1), 16);
-        if (l->k > widest_k) widest_k = l->k;
-        if (l->ld > widest_ld) widest_ld = l->ld;
-        if (i < n_layers) net->n_madds += l->k * l->n;
+        *l = plan_layer(from, place + 1 < n_layers ? &layers[place + 1] : NULL, row);
+        n_bytes += weight_bytes(l) + vector_bytes(l) * (row->kr < 4 ? 1 : l->is_u8_out ? 4 : 2);
+        if (i < n_layers) {
+            net->n_madds += l->k * l->n;
+            net->ns_per_row += l->ns_per_row;
+        }
     }
-    net->n_bytes = (size_t)n_floats * sizeof(float);
+    if (status != FNN_OK) {
+        fnn_network_free(net);
+        return status;
+    }
+    choose_sizes(net, &net->layers[pixel_layer != NULL ? n_layers : 0]);
+    net->n_bytes = (size_t)n_bytes;
     net->arena = allocate_arena(net->n_bytes);
     if (net->arena == NULL) goto no_memory;
-    float *at = net->arena;
+    char *at = net->arena;
     for (int i = 0; i < n_packed; i++) {
-        layer *l = &net->layers[i];
-        const int64_t n_padded = l->n_panels * row->nr;
-        float *bias = at + n_padded * l->k;
-        if (!fnn_pack_f32(i < n_layers ? &layers[i] : pixel_layer, row->nr, at, bias)) {
+        const int place = i < n_layers ? i : 0;
+        at = place_layer(&net->layers[i], i < n_layers ? &layers[i] : pixel_layer,
+                         place + 1 < n_layers ? &layers[place + 1] : NULL, at);
+        if (at == NULL) {
             *where = i < n_layers ? i : -1;
             fnn_network_free(net);
             return FNN_NOT_FINITE;
         }
-        l->w = at;
-        l->bias = bias;
-        at += round_up(n_padded * (l->k + 1), 16);
     }
-    net->pixel = &net->layers[pixel_layer != NULL ? n_layers : 0];
-    net->block = choose_block(net, row->mr);
-    net->n_buffer = (net->block + row->mr) * widest_ld + FNN_SLACK;
-    net->n_list = round_up(widest_k, 16) + FNN_SLACK;
-    net->n_cuts = widest_k / block_of_k(row) + 2;
-    net->ns_per_row = 10;
-    for (int i = 0; i < n_layers; i++) net->ns_per_row += net->layers[i].ns_per_row;
     *network = net;
     return FNN_OK;
 
@@ -317,37 +460,52 @@ typedef struct {
     int64_t polled_at;         /* when, in ns; the calling thread's */
     atomic_int is_stopped, is_out_of_memory;
     atomic_int_fast64_t executed; /* multiply-adds, if call->work is wanted */
+    fnn_team *team;            /* NULL, or shares the panels of a layer: one block, several threads */
 } pass;
 
-/* The rows of `from` and `to` begin one tile in: packed tiles move to the front by one. */
-typedef struct { float *from, *to; uint32_t *lists, *cuts; } buffers;
+/* The rows of `from` and `to` begin `room` bytes in: packed tiles move to the front by one tile. */
+typedef struct { char *from, *to; uint32_t *lists, *cuts; } buffers;
 
 static size_t workspace_bytes(const fnn_network *net)
 {
-    const int64_t n_tiles = net->block / net->layers[0].row->mr;
-    return (size_t)(2 * net->n_buffer + n_tiles * (net->n_list + net->n_cuts)) * 4;
+    return (size_t)(2 * net->n_buffer + net->n_tiles * (net->n_list + net->n_cuts) * 4);
 }
 
-/* Caller's rows with columns apart, to own memory. */
-static void gather(const fnn_call *call, int64_t row, int m, int64_t k, float *to, int64_t ld)
+/* Caller's rows with columns apart, to own memory, as they are. */
+static void gather(const fnn_call *call, int64_t size, const fnn_encode *e)
 {
-    for (int i = 0; i < m; i++) {
-        const char *x = (const char *)call->x + (row + i) * call->row_stride;
-        for (int64_t j = 0; j < k; j++, x += call->column_stride)
-            to[i * ld + j] = call->dtype == FNN_U8 ? (float)*(const uint8_t *)x
-                                                   : *(const float *)x;
+    for (int i = 0; i < e->m; i++) {
+        const char *x = (const char *)e->x + i * e->row_stride;
+        char *to = (char *)e->to + i * e->ld;
+        for (int64_t j = 0; j < e->k; j++, x += call->column_stride, to += size)
+            memcpy(to, x, (size_t)size);
+    }
+}
+
+/* uint8 rows that lie in place of the layer's own, wider ones, to floats there: from the end on. */
+static void widen_in_place(const fnn_encode *e)
+{
+    for (int i = 0; i < e->m; i++) {
+        char *row = (char *)e->to + i * e->ld;
+        for (int64_t j = e->k; j-- > 0;) {
+            const float x = (float)(uint8_t)row[j];
+            memcpy(row + j * 4, &x, 4);
+        }
     }
 }
 
 static int64_t encode_input(const fnn_call *call, const layer *l, int64_t row, fnn_encode *e)
 {
     const int64_t size = call->dtype == FNN_U8 ? 1 : 4;
-    if (call->column_stride != size && l->k > 1) {
-        gather(call, row, e->m, l->k, e->to, e->ld);
-        return l->row->encode_f32(e);
-    }
     e->x = (const char *)call->x + row * call->row_stride;
     e->row_stride = call->row_stride;
+    if (call->column_stride != size && l->k > 1) {
+        gather(call, size, e);
+        e->x = e->to;
+        e->row_stride = e->ld;
+        if (size == 1 && l->row->kr != 4) widen_in_place(e);
+        if (size == 1 && l->row->kr != 4) return l->row->encode_f32(e);
+    }
     return (call->dtype == FNN_U8 ? l->row->encode_u8 : l->row->encode_f32)(e);
 }
 
@@ -369,7 +527,8 @@ static int go_on(void *context)
     return !p->is_stopped;
 }
 
-static void copy_rows(float *to, const float *from, int m, int64_t n, int64_t ld)
+/* m rows of n floats to the caller; those that a NaN was lost from are NaN. */
+static void copy_rows(float *to, const char *from, int m, int64_t n, int64_t ld)
 {
     for (int i = 0; i < m; i++) memcpy(to + i * n, from + i * ld, (size_t)n * sizeof *to);
 }
@@ -385,12 +544,14 @@ static int stays_at_z(const fnn_call *call, const layer *l)
 
 /* The last layer's rows to what was asked for. y has the activation already, except where that is
  * a softmax, or where z was asked for. */
-static void emit(const fnn_call *call, const layer *l, float *y, float *spare, int64_t row, int m)
+static void emit(const pass *p, const layer *l, float *y, float *spare, int64_t row, int m)
 {
+    const fnn_call *call = p->call;
+    const fnn_row *floats = p->net->floats;
     const int64_t n = l->n;
     const int is_log = l->activation == FNN_act_log_softmax;
     const int is_softmax = l->activation == FNN_act_softmax || is_log;
-    for (int i = 0; i < m; i++, y += l->ld, row++) {
+    for (int i = 0; i < m; i++, y += l->ld / 4, row++) {
         int64_t *labels = (int64_t *)call->out;
         float *values = (float *)call->out + row * n;
         switch (call->output) {
@@ -401,9 +562,9 @@ static void emit(const fnn_call *call, const layer *l, float *y, float *spare, i
             labels += row * call->k;
             top_k(y, n, call->k, labels);
             if (is_softmax) {
-                softmax(l->row, y, n, spare, is_log);
+                softmax(floats, y, n, spare, is_log);
             } else if (stays_at_z(call, l)) {
-                l->row->activate[l->activation](l->parameters, y, n);
+                floats->activate[l->activation](l->parameters, y, n);
             }
             for (int64_t j = 0; j < call->k; j++) call->scores[row * call->k + j] = y[labels[j]];
             break;
@@ -416,7 +577,7 @@ static void emit(const fnn_call *call, const layer *l, float *y, float *spare, i
             }
             /* fall through */
         case FNN_OUTPUTS:
-            if (is_softmax) softmax(l->row, y, n, spare, is_log && call->output == FNN_OUTPUTS);
+            if (is_softmax) softmax(floats, y, n, spare, is_log && call->output == FNN_OUTPUTS);
             /* fall through */
         case FNN_LOGITS:
             memcpy(values, y, (size_t)n * sizeof *values);
@@ -447,127 +608,235 @@ static int is_packed(const layer *l, int m)
     return m == l->row->mr && l->n_panels >= 8 && l->row->pack != NULL;
 }
 
-/* One layer for the m rows of a block, from b->from to b->to; `n_active` of each tile is known. */
-static int run_layer(pass *p, const layer *l, int m, buffers *b, int64_t ldx,
-                     const int64_t *n_active, int activation, int is_caller)
+/* One layer for the m rows of a block, from `x` to `y`; `n_active` of each tile is known. Gives u8, if
+ * `is_u8_out`, or floats with `activation` applied. */
+typedef struct {
+    pass *p;
+    const layer *l;
+    int m, n_tiles;
+    char *x, *y;
+    int64_t ldx, ldy;        /* bytes */
+    const buffers *b;
+    const int64_t *n_active;
+    int activation, is_u8_out;
+    int64_t n_at_once;       /* panels */
+    int64_t first_panel;     /* of those that a team shares now */
+} layer_run;
+
+/* Panels [panel, panel + n_at_once) for all tiles. */
+static void run_panels(const layer_run *run, int64_t panel)
 {
+    pass *p = run->p;
+    const layer *l = run->l;
     const fnn_row *row = l->row;
-    const int64_t n_list = p->net->n_list;
-    const int n_tiles = (m + row->mr - 1) / row->mr;
-    /* One tile: all its panels, or as many as take NS_POLL, so that few rows can have several in
-     * registers at once. More tiles: a panel serves all of them while it is in cache. */
-    const double ns_per_panel = m * l->ns_per_row / (double)l->n_panels;
-    const int64_t n_in_time = 8 + (int64_t)(NS_POLL / ns_per_panel) / 8 * 8;
-    const int64_t n_at_once = n_tiles > 1 ? 1 : n_in_time < l->n_panels ? n_in_time : l->n_panels;
-    const int64_t kc = block_of_k(row);
-    const int64_t n_blocks = n_tiles == 1 || l->k == 0 ? 1 : (l->k + kc - 1) / kc;
-    for (int64_t panel = 0; panel < l->n_panels; panel += n_at_once) {
-        const int64_t first = panel * row->nr;
-        const int64_t last = (panel + n_at_once) * row->nr;
-        const int64_t n = (last < l->n ? last : l->n) - first;
-        for (int64_t block = 0; block < n_blocks; block++) {
-            const int is_last = block + 1 == n_blocks;
-            for (int tile = 0; tile < n_tiles; tile++) {
-                const int i = tile * row->mr;
-                const uint32_t *cuts = b->cuts + tile * p->net->n_cuts;
-                const int64_t from = block == 0 ? 0 : cuts[block];
-                const int64_t to = is_last ? n_active[tile] : cuts[block + 1];
-                fnn_tile t = {
-                    .m = m - i < row->mr ? m - i : row->mr,
-                    .n = n,
-                    .x = b->from + (row->mr + i) * ldx,
-                    .ldx = ldx,
-                    .list = b->lists + tile * n_list + from,
-                    .n_active = to - from,
-                    .w = l->w + first * l->k,
-                    .panel_stride = l->k * row->nr,
-                    .bias = l->bias + first,
-                    .y = b->to + (row->mr + i) * l->ld + first,
-                    .ldy = l->ld,
-                    .is_relu = activation == FNN_act_relu,
-                    .is_continued = block > 0,
-                    .is_unfinished = !is_last,
-                };
-                assert(t.m >= 1 && t.m <= row->mr && t.n >= 1 && t.n_active >= 0);
-                assert(t.n_active == 0 || t.list[t.n_active - 1] < l->k);
-                if (n_tiles > 1 && is_packed(l, t.m)) {
-                    const int64_t next = is_last ? l->k : (block + 1) * kc;
-                    t.x = b->from + i * ldx + from * row->mr;
-                    t.ahead_step = (row->nr * 4 + n_tiles - 1) / n_tiles;
-                    t.ahead = (uintptr_t)(t.w + next * row->nr) +
-                              (uintptr_t)(tile * t.ahead_step * (next - block * kc));
-                    row->gemm_packed(&t);
-                } else {
-                    row->gemm(&t);
-                }
-                if (!is_in_gemm(activation) && is_last)
-                    for (int r = 0; r < t.m; r++)
-                        row->activate[activation](l->parameters, t.y + r * t.ldy, n);
-                if (p->call->work != NULL) p->executed += t.m * t.n_active * n;
+    const int activation = run->activation;
+    const epilogue how = run->is_u8_out ? l->u8 : l->z;
+    const fnn_finish finish = run->is_u8_out                 ? FNN_TO_U8
+                              : activation == FNN_act_relu ? FNN_RELU
+                                                             : FNN_Z;
+    const int64_t kc = block_of_k(row), panel_bytes = l->n_groups * row->nr * 4;
+    /* u8 has no room for what a sum in progress holds. */
+    const int64_t n_blocks =
+        run->n_tiles == 1 || l->k == 0 || run->is_u8_out ? 1 : (l->n_groups + kc - 1) / kc;
+    const int64_t first = panel * row->nr, last = (panel + run->n_at_once) * row->nr;
+    const int64_t n = (last < l->n ? last : l->n) - first;
+    for (int64_t block = 0; block < n_blocks; block++) {
+        const int is_last = block + 1 == n_blocks;
+        for (int tile = 0; tile < run->n_tiles; tile++) {
+            const int i = tile * row->mr;
+            const uint32_t *cuts = run->b->cuts + tile * p->net->n_cuts;
+            const int64_t from = block == 0 ? 0 : cuts[block];
+            const int64_t to = is_last ? run->n_active[tile] : cuts[block + 1];
+            fnn_tile t = {
+                .m = run->m - i < row->mr ? run->m - i : row->mr,
+                .n = n,
+                .x = run->x + i * run->ldx,
+                .ldx = run->ldx,
+                .list = run->b->lists + tile * p->net->n_list + from,
+                .n_active = to - from,
+                .w = (const char *)l->w + panel * panel_bytes,
+                .panel_stride = panel_bytes,
+                .bias = how.bias + first,
+                .scale = how.scale == NULL ? NULL : how.scale + first,
+                .y = run->y + i * run->ldy + first * (run->is_u8_out ? 1 : 4),
+                .ldy = run->ldy,
+                .finish = is_last ? finish : FNN_SUSPEND,
+                .is_continued = block > 0,
+            };
+            assert(t.m >= 1 && t.m <= row->mr && t.n >= 1 && t.n_active >= 0);
+            assert(t.n_active == 0 || t.list[t.n_active - 1] < l->n_groups);
+            if (run->n_tiles > 1 && is_packed(l, t.m)) {
+                const int64_t next = is_last ? l->n_groups : (block + 1) * kc;
+                t.x = run->x + (i - row->mr) * run->ldx + from * row->mr * 4;
+                t.ahead_step = (row->nr * 4 + run->n_tiles - 1) / run->n_tiles;
+                t.ahead = (uintptr_t)t.w + (uintptr_t)(next * row->nr * 4) +
+                          (uintptr_t)(tile * t.ahead_step * (next - block * kc));
+                row->gemm_packed(&t);
+            } else {
+                row->gemm(&t);
             }
+            if (!is_in_gemm(activation) && is_last)
+                for (int r = 0; r < t.m; r++)
+                    p->net->floats->activate[activation](
+                        l->parameters, (float *)((char *)t.y + r * run->ldy), n);
+            if (p->call->work != NULL) p->executed += t.m * t.n_active * row->kr * n;
         }
+    }
+}
+
+static void run_share(void *context, int64_t i)
+{
+    const layer_run *run = context;
+    run_panels(run, run->first_panel + i * run->n_at_once);
+}
+
+/* All panels. One tile alone: all at once, or as many as take NS_POLL, so that few rows can have several
+ * in registers. More tiles: a panel serves all of them while it is in cache. A team takes some
+ * columns at a time; nobody is asked to go on while others work (see fnn_team). */
+static int run_layer(layer_run *run, int is_caller)
+{
+    pass *p = run->p;
+    const layer *l = run->l;
+    int64_t n_in_time = l->n_panels;
+    if (p->is_polled) {
+        const double n = NS_POLL / (run->m * l->ns_per_row) * (double)l->n_panels;
+        if (n < (double)l->n_panels) n_in_time = 8 + (int64_t)n / 8 * 8;
+    }
+    if (n_in_time > l->n_panels) n_in_time = l->n_panels;
+    run->n_at_once = run->n_tiles > 1 ? 1 : n_in_time;
+    if (p->team != NULL && l->n * l->k >= SHARED_WEIGHTS) {
+        run->n_at_once = COLUMNS_OF_SHARE / l->row->nr;
+        for (int64_t panel = 0; panel < l->n_panels; panel += n_in_time) {
+            const int64_t end = panel + n_in_time < l->n_panels ? panel + n_in_time : l->n_panels;
+            run->first_panel = panel;
+            fnn_team_share(p->team, (end - panel + run->n_at_once - 1) / run->n_at_once, run_share, run);
+            if (!go_on(p)) return 0;
+        }
+        return 1;
+    }
+    for (int64_t panel = 0; panel < l->n_panels; panel += run->n_at_once) {
+        run_panels(run, panel);
         if (is_caller ? !go_on(p) : p->is_stopped) return 0;
     }
     return 1;
 }
 
-/* Rows [index * block, ...) through all layers. Returns 0 to stop. */
+/* The rows of `b->from` to the layer's own format, tile by tile. `size`: bytes of an input where they
+ * are floats of the layer before (4), u8 that it gave (1), or the caller's (0). */
+static void encode_rows(pass *p, const layer *l, int64_t first, int m, const buffers *b, int64_t ldx,
+                        int size, int64_t *n_active, uint64_t *is_lost)
+{
+    const int mr = l->row->mr;
+    char *const x = b->from + p->net->room;
+    for (int tile = 0, r = 0; r < m; tile++, r += mr) {
+        unsigned is_nan = 0;
+        fnn_encode e = {.m = m - r < mr ? m - r : mr, .k = l->k, .to = x + r * ldx, .ld = ldx,
+                        .list = b->lists + tile * p->net->n_list,
+                        .keep_zeros = p->call->keep_zeros, .inverse = l->inverse,
+                        .zero = l->zero, .is_nan = &is_nan};
+        assert(tile < p->net->n_tiles);
+        if (size == 0) {
+            n_active[tile] = encode_input(p->call, l, first + r, &e);
+        } else {
+            if (size > size_of(l->row)) { /* floats to something else, in place */
+                e.x = e.to;
+                e.row_stride = ldx;
+            }
+            n_active[tile] = l->row->encode_f32(&e);
+        }
+        assert(n_active[tile] <= l->n_groups);
+        for (int i = 0; is_nan != 0; i++, is_nan >>= 1)
+            if (is_nan & 1) is_lost[(r + i) / 64] |= (uint64_t)1 << (r + i) % 64;
+        if (m > mr) {
+            if (is_packed(l, e.m)) l->row->pack(&e, n_active[tile], x + (r - mr) * ldx);
+            cut(e.list, n_active[tile], l->n_groups, block_of_k(l->row),
+                b->cuts + tile * p->net->n_cuts);
+        }
+    }
+}
+
+/* Rows of floats whose bit in `is_lost` is set become NaN. */
+static void restore_nan(float *y, int m, int64_t n, int64_t ld, const uint64_t *is_lost)
+{
+    for (int i = 0; i < m; i++) {
+        if (is_lost[i / 64] == 0) i |= 63;
+        else if (is_lost[i / 64] >> i % 64 & 1)
+            for (int64_t j = 0; j < n; j++) y[i * (ld / 4) + j] = NAN;
+    }
+}
+
+/* z and activation of layer i to the caller's arrays; leaves nothing in the buffers. */
+static void emit_trace(pass *p, int i, const layer *l, int64_t first, int m, buffers *b,
+                       const uint64_t *is_lost)
+{
+    const fnn_call *call = p->call;
+    char *const y = b->to + p->net->room;
+    restore_nan((float *)y, m, l->n, l->ld, is_lost);
+    copy_rows(call->trace_z[i] + first * l->n, y, m, l->n, l->ld);
+    for (int r = 0; r < m; r++) {
+        float *a = (float *)(y + r * l->ld);
+        p->net->floats->activate[l->activation](l->parameters, a, l->n);
+        if (fnn_activations[l->activation].last_layer_only)
+            softmax(p->net->floats, a, l->n, (float *)b->from,
+                    l->activation == FNN_act_log_softmax);
+    }
+    copy_rows(call->trace_a[i] + first * l->n, y, m, l->n, l->ld);
+}
+
+/* Rows of block `index` through all layers. Returns 0 to stop. */
 static int run_block(void *context, int64_t index, int is_caller)
 {
     pass *p = context;
     const fnn_network *net = p->net;
     const fnn_call *call = p->call;
-    const int mr = net->layers[0].row->mr;
-    const int64_t first = p->n_tiles * index / p->n_blocks * mr;
-    const int64_t end = p->n_tiles * (index + 1) / p->n_blocks * mr;
+    const path *way = &net->paths[call->dtype];
+    const int is_only = p->n_blocks == 1; /* spares divisions, which one row feels */
+    const int64_t first = is_only ? 0 : p->n_tiles * index / p->n_blocks * way->mr;
+    const int64_t end = is_only ? call->n_rows : p->n_tiles * (index + 1) / p->n_blocks * way->mr;
     const int m = (int)((end < call->n_rows ? end : call->n_rows) - first);
-    float *workspace = fnn_workspace_take(workspace_bytes(net));
+    char *workspace = fnn_workspace_take(workspace_bytes(net));
     if (workspace == NULL) {
         p->is_out_of_memory = 1;
         return 0;
     }
+    assert(m <= way->block);
     buffers b = {.from = workspace, .to = workspace + net->n_buffer,
                  .lists = (uint32_t *)(workspace + 2 * net->n_buffer)};
-    b.cuts = b.lists + net->block / mr * net->n_list;
+    b.cuts = b.lists + net->n_tiles * net->n_list;
     const uint64_t fp_mode = fnn_fp_mode_default();
-    int64_t ldx = net->ld_input;
-    int is_done = 1;
+    int64_t ldx = ld_of_input(way->first, call->dtype == FNN_U8 && call->column_stride == 1 ? 1 : 4);
+    uint64_t is_lost[MOST_ROWS / 64]; /* rows that had a NaN when they became u8 */
+    for (int i = 0; i < (m + 63) / 64; i++) is_lost[i] = 0;
+    int size = 0, is_done = 1;
 
     for (int i = 0; i < net->n_layers && is_done; i++) {
         const int is_last = i + 1 == net->n_layers;
-        const layer *l = i == 0 && call->dtype == FNN_U8 ? net->pixel : &net->layers[i];
-        int64_t n_active[MAX_TILES];
-        for (int tile = 0, r = 0; r < m; tile++, r += mr) {
-            fnn_encode e = {.m = m - r < mr ? m - r : mr, .k = l->k, .to = b.from + (mr + r) * ldx,
-                            .ld = ldx, .list = b.lists + tile * net->n_list,
-                            .keep_zeros = call->keep_zeros};
-            n_active[tile] = i == 0 ? encode_input(call, l, first + r, &e) : l->row->encode_f32(&e);
-            assert(tile < MAX_TILES && e.ld >= e.k && n_active[tile] <= e.k);
-            if (m > mr) {
-                if (is_packed(l, e.m)) l->row->pack(&e, n_active[tile], b.from + r * ldx);
-                cut(e.list, n_active[tile], l->k, block_of_k(l->row), b.cuts + tile * net->n_cuts);
-            }
-        }
+        const layer *l = layer_at(net, way, i);
+        int64_t n_active[MOST_ROWS / 4]; /* no tile has fewer rows */
+        encode_rows(p, l, first, m, &b, ldx, size, n_active, is_lost);
         const int is_plain = call->trace_z != NULL || (is_last && stays_at_z(call, l));
-        is_done = run_layer(p, l, m, &b, ldx, n_active,
-                            is_plain ? FNN_act_identity : l->activation, is_caller);
-        float *const y = b.to + mr * l->ld;
-        if (call->trace_z != NULL) {
-            copy_rows(call->trace_z[i] + first * l->n, y, m, l->n, l->ld);
-            for (int r = 0; r < m; r++) {
-                float *a = y + r * l->ld;
-                l->row->activate[l->activation](l->parameters, a, l->n);
-                if (fnn_activations[l->activation].last_layer_only)
-                    softmax(l->row, a, l->n, b.from, l->activation == FNN_act_log_softmax);
-            }
-            copy_rows(call->trace_a[i] + first * l->n, y, m, l->n, l->ld);
-        } else if (is_last && is_done) {
-            emit(call, l, y, b.from, first, m);
+        layer_run run = {.p = p, .l = l, .m = m, .n_tiles = (m + l->row->mr - 1) / l->row->mr,
+                         .x = b.from + net->room, .y = b.to + net->room, .ldx = ldx, .ldy = l->ld,
+                         .b = &b, .n_active = n_active,
+                         .activation = is_plain ? FNN_act_identity : l->activation};
+        if (!l->is_u8_out || call->trace_z != NULL) is_done = run_layer(&run, is_caller);
+        if (call->trace_z != NULL && is_done) emit_trace(p, i, l, first, m, &b, is_lost);
+        if (l->is_u8_out && is_done) {
+            run.ldy = l->ld_u8;
+            run.activation = FNN_act_identity;
+            run.is_u8_out = 1;
+            is_done = run_layer(&run, is_caller);
         }
-        float *const swap = b.from;
+        if (is_last && is_done && call->trace_z == NULL) {
+            float *const y = (float *)(b.to + net->room);
+            restore_nan(y, m, l->n, l->ld, is_lost);
+            emit(p, l, y, (float *)b.from, first, m);
+        }
+        char *const swap = b.from;
         b.from = b.to;
         b.to = swap;
-        ldx = l->ld;
+        ldx = l->is_u8_out ? l->ld_u8 : l->ld;
+        size = l->is_u8_out ? 1 : 4;
     }
     fnn_fp_mode_restore(fp_mode);
     fnn_workspace_give_back(workspace);
@@ -579,25 +848,51 @@ int fnn_is_brief(const fnn_network *net, int64_t n_rows)
     return (double)n_rows * net->ns_per_row < NS_BRIEF;
 }
 
+/* One block, by a team: the caller leads, whoever else turns up helps. */
+static int run_in_team(void *context, int64_t unused, int is_caller)
+{
+    pass *p = context;
+    (void)unused;
+    if (!is_caller) {
+        const uint64_t fp_mode = fnn_fp_mode_default();
+        fnn_team_help(p->team);
+        fnn_fp_mode_restore(fp_mode);
+    } else if (!fnn_team_is_over(p->team)) {
+        run_block(p, 0, 1);
+        fnn_team_end(p->team);
+    }
+    return 1;
+}
+
 int fnn_may_split(const fnn_network *net, int64_t n_rows)
 {
-    return n_rows > 1 && (double)n_rows * net->ns_per_row >= NS_SPLIT;
+    return (double)n_rows * net->ns_per_row >= NS_SPLIT;
 }
 
 fnn_status fnn_forward(const fnn_network *net, const fnn_call *call)
 {
-    const int mr = net->layers[0].row->mr;
+    const path *way = &net->paths[call->dtype];
     int64_t n_worked = 0;
     const double ns = (double)call->n_rows * net->ns_per_row;
-    pass p = {.net = net, .call = call, .n_tiles = (call->n_rows + mr - 1) / mr,
+    pass p = {.net = net, .call = call, .n_tiles = (call->n_rows + way->mr - 1) / way->mr,
               .is_polled = call->poll != NULL && ns >= NS_SPLIT};
     if (p.is_polled) p.polled_at = now_ns();
     if (call->n_rows > 0) {
         const int64_t n_threads = fnn_may_split(net, call->n_rows) ? call->n_threads : 1;
-        const int64_t n_blocks = (p.n_tiles * mr + net->block - 1) / net->block;
-        p.n_blocks = round_up(n_blocks, n_threads); /* every thread as many */
-        if (p.n_blocks > p.n_tiles) p.n_blocks = p.n_tiles;
-        n_worked = fnn_parallel_for(p.n_blocks, (int)n_threads, run_block, go_on, &p);
+        p.n_blocks = 1;
+        if (call->n_rows > way->block || n_threads > 1) {
+            const int64_t n_blocks = (call->n_rows + way->block - 1) / way->block;
+            p.n_blocks = round_up(n_blocks, n_threads); /* every thread as many */
+            if (p.n_blocks > p.n_tiles) p.n_blocks = p.n_tiles;
+        }
+        fnn_team team = {0};
+        if (n_threads > 1 && p.n_tiles == 1) { /* too few rows to share them out */
+            const int64_t n_members = n_threads < net->most_shares ? n_threads : net->most_shares;
+            p.team = &team;
+            n_worked = fnn_parallel_for(n_members, (int)n_members, run_in_team, go_on, &p);
+        } else {
+            n_worked = fnn_parallel_for(p.n_blocks, (int)n_threads, run_block, go_on, &p);
+        }
     }
     if (call->work != NULL)
         *call->work = (fnn_work){n_worked, p.executed, call->n_rows * net->n_madds};

@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -119,6 +120,7 @@ int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t, 
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     job j = {.body = body, .context = context, .n = n};
+    if (n == 1) return body(context, 0, 1), 1;
     if (n_threads > n) n_threads = (int)n;
     if (n_threads <= 1 || atomic_flag_test_and_set(&pool.is_busy)) {
         take_part(&j, 1);
@@ -152,6 +154,53 @@ int64_t fnn_parallel_for(int64_t n, int n_threads, int (*body)(void *, int64_t, 
     atomic_flag_clear(&pool.is_busy);
     return j.n_worked;
 }
+
+/* ---- teams ----------------------------------------------------------------------------------- */
+
+/* A share, if there is one to take: those of the shares offered now, as all before are done. */
+static int take_share(fnn_team *team)
+{
+    int_fast64_t next = atomic_load(&team->next);
+    while (next < atomic_load(&team->limit)) {
+        if (!atomic_compare_exchange_weak(&team->next, &next, next + 1)) continue;
+        team->body(team->context, next - team->base);
+        atomic_fetch_add(&team->done, 1);
+        return 1;
+    }
+    return 0;
+}
+
+/* A microsecond or so, then others' turn: on a busy machine the one waited for may not be running. */
+static void spin(int *n)
+{
+    if (++*n % 64 == 0) sched_yield();
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+void fnn_team_share(fnn_team *team, int64_t n, void (*body)(void *, int64_t), void *context)
+{
+    int n_spins = 0;
+    team->base = atomic_load(&team->next);
+    team->body = body;
+    team->context = context;
+    atomic_fetch_add(&team->limit, n);
+    while (take_share(team)) continue;
+    while (atomic_load(&team->done) < atomic_load(&team->limit)) spin(&n_spins);
+}
+
+void fnn_team_help(fnn_team *team)
+{
+    int n_spins = 0;
+    while (!fnn_team_is_over(team))
+        if (!take_share(team)) spin(&n_spins);
+}
+
+void fnn_team_end(fnn_team *team) { atomic_store(&team->is_over, 1); }
+int fnn_team_is_over(fnn_team *team) { return atomic_load(&team->is_over); }
 
 /* ---- workspaces ------------------------------------------------------------------------------ */
 

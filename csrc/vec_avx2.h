@@ -5,6 +5,7 @@
 
 #define FNN_VEC_WIDTH 8
 typedef __m256 vf;
+typedef __m256i vi;
 typedef __m256 vm; /* all bits of a lane or none */
 
 static inline vf v_set1(float a) { return _mm256_set1_ps(a); }
@@ -15,7 +16,6 @@ static inline vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 static inline vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 static inline vf v_div(vf a, vf b) { return _mm256_div_ps(a, b); }
 static inline vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-static inline vf v_or(vf a, vf b) { return _mm256_or_ps(a, b); }
 static inline vm v_lt(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 static inline vm v_le(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
 static inline vm v_gt(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
@@ -26,10 +26,9 @@ static inline vf v_shift_left_23(vf a)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23));
 }
 
-/* Bit i: lane i is neither +0 nor -0 (a NaN is not). */
-static inline unsigned v_nonzero(vf a)
+static inline unsigned v_is_nan(vf a)
 {
-    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_NEQ_UQ));
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
 }
 
 static inline vf v_load_u8(const uint8_t *p)
@@ -51,6 +50,76 @@ static inline vf v_load_u8_first(const uint8_t *p, int n)
     memcpy(all, p, (size_t)n);
     return v_load_u8(all);
 }
+
+static inline void v_store_u8(uint8_t *p, vf a)
+{
+    a = _mm256_min_ps(_mm256_max_ps(a, _mm256_setzero_ps()), _mm256_set1_ps(255.0f));
+    const __m256i whole = _mm256_cvtps_epi32(a);
+    const __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(whole),
+                                          _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(half, half));
+}
+
+static inline vi vi_set1(int32_t a) { return _mm256_set1_epi32(a); }
+static inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static inline vi vi_load_first(const void *p, int n)
+{
+    uint8_t all[32] = {0};
+    memcpy(all, p, (size_t)n);
+    return vi_load(all);
+}
+static inline void vi_store(void *p, vi a) { _mm256_storeu_si256((__m256i *)p, a); }
+static inline vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
+static inline vi vi_or(vi a, vi b) { return _mm256_or_si256(a, b); }
+static inline unsigned vi_tests(vi a, vi b)
+{
+    const vi zero = _mm256_cmpeq_epi32(_mm256_and_si256(a, b), _mm256_setzero_si256());
+    return (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(zero)) ^ 0xff;
+}
+static inline vf vi_to_float(vi a) { return _mm256_cvtepi32_ps(a); }
+static inline vi vi_bits(vf a) { return _mm256_castps_si256(a); }
+static inline vf vi_as_float(vi a) { return _mm256_castsi256_ps(a); }
+static inline vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
+static inline vi vi_shift_left_16(vi a) { return _mm256_slli_epi32(a, 16); }
+
+#ifdef FNN_VNNI
+typedef vi v8_x, v8_w;
+enum { V8_REGISTERS = 1 };
+static inline v8_x v8_spread(const void *p)
+{
+    int32_t four;
+    memcpy(&four, p, 4);
+    return _mm256_set1_epi32(four);
+}
+static inline v8_w v8_load(const void *p) { return vi_load(p); }
+static inline void v8_hide(v8_w *w) { (void)w; }
+static inline vi v8_dot(vi sum, v8_x x, v8_w w)
+{
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
+    return sum;
+}
+#else
+typedef struct { vi even, odd; } v8_x, v8_w; /* 16 bits each: exact where vpmaddubsw saturates */
+enum { V8_REGISTERS = 2 };
+static inline v8_x v8_spread(const void *p)
+{
+    int32_t four;
+    memcpy(&four, p, 4);
+    const vi x = _mm256_set1_epi32(four);
+    return (v8_x){_mm256_and_si256(x, _mm256_set1_epi32(0x00ff00ff)), _mm256_srli_epi16(x, 8)};
+}
+static inline v8_w v8_load(const void *p)
+{
+    const vi w = vi_load(p);
+    return (v8_w){_mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), _mm256_srai_epi16(w, 8)};
+}
+static inline void v8_hide(v8_w *w) { __asm__("" : "+x"(w->even), "+x"(w->odd)); }
+static inline vi v8_dot(vi sum, v8_x x, v8_w w)
+{
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x.even, w.even));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(x.odd, w.odd));
+}
+#endif
 
 /* list[j] = k + (index of the j-th set bit); writes 8 elements, returns the number of bits. */
 #include "compact4.h"

@@ -1,9 +1,11 @@
 /* The vector vocabulary on AVX-512 (F, BW, DQ, VL): 16 lanes. See vec_scalar.h for the contract. */
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 #define FNN_VEC_WIDTH 16
 typedef __m512 vf;
+typedef __m512i vi;
 typedef __mmask16 vm;
 
 static inline vf v_set1(float a) { return _mm512_set1_ps(a); }
@@ -14,7 +16,6 @@ static inline vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 static inline vf v_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 static inline vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 static inline vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
-static inline vf v_or(vf a, vf b) { return _mm512_or_ps(a, b); }
 static inline vm v_lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 static inline vm v_le(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
 static inline vm v_gt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
@@ -25,11 +26,7 @@ static inline vf v_shift_left_23(vf a)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 23));
 }
 
-/* Bit i: lane i is neither +0 nor -0 (a NaN is not). */
-static inline unsigned v_nonzero(vf a)
-{
-    return _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-}
+static inline unsigned v_is_nan(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
 
 static inline vf v_load_u8(const uint8_t *p)
 {
@@ -47,6 +44,77 @@ static inline vf v_load_u8_first(const uint8_t *p, int n)
     __m128i bytes = _mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1), p);
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
 }
+
+/* Beyond 2^31 the first conversion gives 0x80000000, which is large without a sign. */
+static inline void v_store_u8(uint8_t *p, vf a)
+{
+    const __m512i whole = _mm512_cvtps_epi32(_mm512_max_ps(a, _mm512_setzero_ps()));
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtusepi32_epi8(whole));
+}
+
+static inline vi vi_set1(int32_t a) { return _mm512_set1_epi32(a); }
+static inline vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
+static inline vi vi_load_first(const void *p, int n)
+{
+    return _mm512_maskz_loadu_epi8(((uint64_t)1 << n) - 1, p);
+}
+static inline void vi_store(void *p, vi a) { _mm512_storeu_si512(p, a); }
+static inline vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+static inline vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+static inline unsigned vi_tests(vi a, vi b) { return _mm512_test_epi32_mask(a, b); }
+static inline vf vi_to_float(vi a) { return _mm512_cvtepi32_ps(a); }
+static inline vi vi_bits(vf a) { return _mm512_castps_si512(a); }
+static inline vf vi_as_float(vi a) { return _mm512_castsi512_ps(a); }
+static inline vi vi_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+static inline vi vi_shift_left_16(vi a) { return _mm512_slli_epi32(a, 16); }
+
+#ifdef FNN_BF16
+static inline vf v_dot_bf16(vf sum, vi x, vi w)
+{
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+    return sum;
+}
+#endif
+
+#ifdef FNN_VNNI
+/* In assembly: gcc 12 keeps accumulators of _mm512_dpbusd_epi32 in memory now and then. */
+typedef vi v8_x, v8_w;
+enum { V8_REGISTERS = 1 };
+static inline v8_x v8_spread(const void *p)
+{
+    int32_t four;
+    memcpy(&four, p, 4);
+    return _mm512_set1_epi32(four);
+}
+static inline v8_w v8_load(const void *p) { return vi_load(p); }
+static inline void v8_hide(v8_w *w) { (void)w; }
+static inline vi v8_dot(vi sum, v8_x x, v8_w w)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+    return sum;
+}
+#else
+typedef struct { vi even, odd; } v8_x, v8_w; /* 16 bits each: exact where vpmaddubsw saturates */
+enum { V8_REGISTERS = 2 };
+static inline v8_x v8_spread(const void *p)
+{
+    int32_t four;
+    memcpy(&four, p, 4);
+    const vi x = _mm512_set1_epi32(four);
+    return (v8_x){_mm512_and_si512(x, _mm512_set1_epi32(0x00ff00ff)), _mm512_srli_epi16(x, 8)};
+}
+static inline v8_w v8_load(const void *p)
+{
+    const vi w = vi_load(p);
+    return (v8_w){_mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8), _mm512_srai_epi16(w, 8)};
+}
+static inline void v8_hide(v8_w *w) { __asm__("" : "+v"(w->even), "+v"(w->odd)); }
+static inline vi v8_dot(vi sum, v8_x x, v8_w w)
+{
+    sum = _mm512_add_epi32(sum, _mm512_madd_epi16(x.even, w.even));
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(x.odd, w.odd));
+}
+#endif
 
 /* list[j] = k + (index of the j-th set bit); writes 16 elements, returns the number of bits.
  * Compressed in a register: vpcompressd to memory takes some 140 cycles on Zen 4. */

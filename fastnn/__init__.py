@@ -1,7 +1,7 @@
 """Fast inference for networks of dense layers: the public names, nothing else.
 
 Start at `load` and `Model`. Invariant: importing fastnn costs at most 20 ms on top of NumPy, so
-what not every program needs (`mnist`, `idx`, `formats`, `reference`, ...) is imported when it is
+what not every program needs (`mnist`, `idx`, `formats`, `quantize`, ...) is imported when it is
 first named.
 """
 
@@ -30,7 +30,7 @@ __all__ = [
     "self_test",
 ]
 
-_LAZY_MODULES = {"formats", "idx", "images", "mnist", "reference"}
+_LAZY_MODULES = {"formats", "idx", "images", "mnist", "quantize", "reference"}
 
 
 def __getattr__(name: str) -> Any:

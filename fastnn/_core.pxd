@@ -1,12 +1,12 @@
 # The C API of csrc/fastnn.h as Cython sees it, and the class that wraps a network.
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int8_t, int64_t, uint64_t
 cimport numpy as cnp
 
 cdef extern from "fastnn.h" nogil:
     ctypedef enum fnn_status:
         FNN_OK, FNN_NO_MEMORY, FNN_UNKNOWN_ISA, FNN_ISA_MISSING, FNN_NOT_FINITE, FNN_BAD_SHAPE
-        FNN_BAD_ACTIVATION, FNN_INTERRUPTED
+        FNN_BAD_FORMAT, FNN_BAD_ACTIVATION, FNN_INTERRUPTED
 
     ctypedef struct fnn_activation:
         const char *name
@@ -34,6 +34,11 @@ cdef extern from "fastnn.h" nogil:
         const float *bias
         int activation
         float parameters[2]
+        const char *format
+        const int8_t *weight_i8
+        const float *scale
+        const float *offset
+        float input_scale, input_zero
     ctypedef struct fnn_network
     fnn_status fnn_network_create(const fnn_dense *layers, int n_layers, const fnn_dense *pixel_layer,
                                   const char *isa, fnn_network **network, int *where)
@@ -83,7 +88,7 @@ cdef class Network:
     cdef fnn_network *network
     cdef readonly int64_t n_inputs, n_outputs
     cdef int last_activation
-    cdef bint is_regression, takes_pixels_only, keeps_zeros
+    cdef bint is_regression, takes_pixels_only, keeps_zeros, has_pixel_layer
     cdef tuple shapes                # outputs of each layer
     cdef object class_values         # None: labels are their indices
     cdef cnp.dtype label_dtype

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.layers import Dense
+from fastnn.quantize import QuantizedDense
 
 class ActivationInfo(TypedDict):
     parameters: dict[str, float | None]
@@ -44,7 +45,11 @@ def check_isa(isa: str | None = None) -> None: ...
 def activate(
     name: str, x: npt.ArrayLike, isa: str | None = None, **parameters: float
 ) -> _Float32: ...
-def peak_gflops(isa: str | None = None, seconds: float = 0.05) -> float: ...
+def peak_gflops(
+    isa: str | None = None,
+    seconds: float = 0.05,
+    format: str = "f32",  # noqa: A002
+) -> float: ...
 
 class Network:
     @property
@@ -53,10 +58,11 @@ class Network:
     def n_outputs(self) -> int: ...
     def __init__(
         self,
-        layers: Sequence[Dense],
+        layers: Sequence[Dense | QuantizedDense],
         *,
-        pixel_weight: _Float32 | None = None,
-        pixel_bias: _Float32 | None = None,
+        pixel: Dense | QuantizedDense | None = None,
+        is_scaled: bool | None = None,
+        format: str = "f32",  # noqa: A002
         classes: npt.NDArray[Any] | None = None,
         task: str = "classify",
         isa: str | None = None,
@@ -65,6 +71,8 @@ class Network:
     def nbytes(self) -> int: ...
     @property
     def kernels(self) -> tuple[KernelInfo, ...]: ...
+    @property
+    def pixel_kernel(self) -> KernelInfo: ...
     def predict(
         self, x: Any, *, out: npt.NDArray[Any] | None = None, threads: int | None = None
     ) -> npt.NDArray[Any]: ...

@@ -150,10 +150,13 @@ def check_isa(isa=None):
     ceiling(isa)
 
 
-cdef const fnn_row *best_row(object isa) except NULL:
+cdef const fnn_row *best_row(object isa, bytes format=b"f32") except NULL:
     cdef const fnn_row *row = NULL
     name = ceiling(isa)
-    fnn_select(NULL if name is None else <const char *>name, b"f32", &row)
+    if fnn_select(NULL if name is None else <const char *>name, format, &row) != FNN_OK:
+        known = sorted({kernel["format"] for kernel in kernels()})
+        raise ValueError(f"format: there is no kernel of {format.decode()!r} here, "
+                         f"only of {', '.join(known)}")
     return row
 
 
@@ -171,10 +174,11 @@ def activate(str name, x, isa=None, **parameters):
     return y
 
 
-def peak_gflops(isa=None, double seconds=0.05):
-    """This core's float32 FMA peak on `isa`, GFLOP/s: the best of several short runs of
-    independent multiply-adds in registers, `seconds` in all."""
-    cdef const fnn_row *row = best_row(isa)
+def peak_gflops(isa=None, double seconds=0.05, str format="f32"):
+    """This core's peak for kernels of `format` on `isa`, in 10^9 multiplications and additions a
+    second: the best of several short runs of independent multiply-adds in registers, `seconds`
+    in all."""
+    cdef const fnn_row *row = best_row(isa, format.encode())
     cdef double n_flop, best = 0, start = time.perf_counter(), before = start, now
     while before - start < seconds or best == 0:
         with nogil:
@@ -196,12 +200,33 @@ cdef int raise_pending() except -1:
     return -1
 
 
-cdef int describe_layer(fnn_dense *to, object layer, cnp.ndarray weight, cnp.ndarray bias) except -1:
-    # The Dense record holds C-contiguous float32 arrays.
+cdef tuple arrays_of(object layer):
+    """What C is to read of a Dense (weight, bias) or QuantizedDense (weight_i8, scale, offset)."""
+    if is_quantized(layer):
+        return (np.ascontiguousarray(layer.weight_i8, np.int8), contiguous(layer.scale),
+                contiguous(layer.offset))
+    return contiguous(layer.weight), contiguous(layer.bias)
+
+
+cdef bint is_quantized(object layer):
+    return hasattr(layer, "weight_i8")
+
+
+cdef int describe_layer(fnn_dense *to, object layer, tuple arrays, const char *format) except -1:
+    """`arrays`: of arrays_of(layer), kept alive by the caller. `format`: of a Dense, static."""
+    cdef cnp.ndarray weight = arrays[0]
     to.n_inputs, to.n_outputs = weight.shape[0], weight.shape[1]
-    to.weight = <const float *>cnp.PyArray_DATA(weight)
-    to.stride_input, to.stride_output = weight.shape[1], 1
-    to.bias = <const float *>cnp.PyArray_DATA(bias)
+    if is_quantized(layer):
+        to.format = b"i8"
+        to.weight_i8 = <const int8_t *>cnp.PyArray_DATA(weight)
+        to.scale = <const float *>cnp.PyArray_DATA(arrays[1])
+        to.offset = <const float *>cnp.PyArray_DATA(arrays[2])
+        to.input_scale, to.input_zero = layer.input_scale, layer.input_zero
+    else:
+        to.format = format
+        to.weight = <const float *>cnp.PyArray_DATA(weight)
+        to.stride_input, to.stride_output = weight.shape[1], 1
+        to.bias = <const float *>cnp.PyArray_DATA(arrays[1])
     to.activation = ACTIVATION_IDS[layer.activation]
     for j, value in enumerate(layer.parameters.values()):
         to.parameters[j] = value
@@ -250,52 +275,56 @@ cdef bint overlaps(cnp.ndarray a, cnp.ndarray b) except -1:
 cdef class Network:
     """A packed network; `fastnn.Model` is the class to use.
 
-    layers: Dense records. pixel_weight, pixel_bias: the first layer as uint8 input sees it, or None:
-    uint8 input takes the first layer as it is, and so may other integers. classes: what labels
-    stand for, or None: themselves. isa: the ceiling, or None: FASTNN_ISA, else the best there is.
+    layers: Dense or QuantizedDense records. pixel: such a record, what uint8 input takes as the
+    first layer; None: uint8 input takes layers[0] as it is. is_scaled: whether pixels are other
+    numbers than floats are, so that other integers are ambiguous; None: where there is a `pixel`.
+    format: of the Dense records, "f32" or "bf16". classes: what labels stand for, or None:
+    themselves. isa: the ceiling, or None: FASTNN_ISA, else the best there is.
     FASTNN_ISA and FASTNN_SKIP are read here, not at calls.
     """
 
-    def __init__(self, layers, *, pixel_weight=None, pixel_bias=None, classes=None,
+    def __init__(self, layers, *, pixel=None, is_scaled=None, str format="f32", classes=None,
                  task="classify", isa=None):
-        cdef int n_layers = len(layers), where = 0
-        cdef fnn_dense *records
-        cdef fnn_dense *pixel = NULL
+        cdef int n_layers = len(layers), n_records = n_layers + (pixel is not None), where = 0
+        cdef fnn_dense *described
         cdef fnn_network *network = NULL
         cdef fnn_status status
+        cdef bytes format_name = format.encode()
         if self.network != NULL:
             raise RuntimeError("__init__: the network exists already and never changes")
         name = ceiling(isa)
-        kept = [(contiguous(layer.weight), contiguous(layer.bias)) for layer in layers]
-        records = <fnn_dense *>PyMem_Calloc(n_layers + 1, sizeof(fnn_dense))
-        if records == NULL:
+        records = [*layers] if pixel is None else [*layers, pixel]
+        for used in {b"i8" if is_quantized(layer) else format_name for layer in records}:
+            best_row(isa, used)
+        kept = [arrays_of(layer) for layer in records]
+        described = <fnn_dense *>PyMem_Calloc(n_records, sizeof(fnn_dense))
+        if described == NULL:
             raise MemoryError()
         try:
-            for i, layer in enumerate(layers):
-                describe_layer(&records[i], layer, kept[i][0], kept[i][1])
-            if pixel_weight is not None:
-                pixel_weight, pixel_bias = contiguous(pixel_weight), contiguous(pixel_bias)
-                pixel = &records[n_layers]
-                describe_layer(pixel, layers[0], pixel_weight, pixel_bias)
-            status = fnn_network_create(records, n_layers, pixel,
+            for i in range(n_records):
+                describe_layer(&described[i], records[i], kept[i], format_name)
+            status = fnn_network_create(described, n_layers,
+                                        NULL if pixel is None else &described[n_layers],
                                         NULL if name is None else <const char *>name,
                                         &network, &where)
         finally:
-            PyMem_Free(records)
+            PyMem_Free(described)
         if status == FNN_NO_MEMORY:
             raise MemoryError("the network's weights do not fit into memory")
         if status != FNN_OK:
             layer_name = f"layers[{where}]" if where >= 0 else "the first layer with scale, mean, std"
             problem = {FNN_NOT_FINITE: "holds NaN or infinity", FNN_BAD_SHAPE: "has a bad shape",
+                       FNN_BAD_FORMAT: "is not what its number format can hold",
                        FNN_BAD_ACTIVATION: "has an activation for the last layer only"}
             raise ValueError(f"{layer_name} {problem.get(status, 'was refused')}")
         self.network = network
         self.n_inputs = kept[0][0].shape[0]
         self.n_outputs = kept[n_layers - 1][0].shape[1]
-        self.shapes = tuple(weight.shape[1] for weight, _ in kept)
+        self.shapes = tuple(arrays[0].shape[1] for arrays in kept[:n_layers])
         self.last_activation = ACTIVATION_IDS[layers[n_layers - 1].activation]
         self.is_regression = task == "regress"
-        self.takes_pixels_only = pixel_weight is not None
+        self.has_pixel_layer = pixel is not None
+        self.takes_pixels_only = self.has_pixel_layer if is_scaled is None else is_scaled
         self.keeps_zeros = os.environ.get("FASTNN_SKIP") == "0"
         n_classes = max(self.n_outputs, 2)
         if classes is not None and not (classes.dtype == np.int64
@@ -317,6 +346,13 @@ cdef class Network:
         """The kernel of each layer: dicts of isa, format, mr, nr."""
         self.check_built()
         return tuple(describe(fnn_network_row(self.network, i)) for i in range(len(self.shapes)))
+
+    @property
+    def pixel_kernel(self):
+        """The kernel of the first layer for uint8 input, as `kernels` has that for floats."""
+        self.check_built()
+        return describe(fnn_network_row(self.network,
+                                        len(self.shapes) if self.has_pixel_layer else 0))
 
     cdef int check_built(self) except -1:
         if self.network == NULL:

@@ -1,18 +1,26 @@
-"""What `Model` and `ModelFile` both ask of classes, input units and metadata.
+"""What `Model` and `ModelFile` both ask of classes, input units, precision and metadata.
 
-Invariant: each function returns a copy, its arrays read-only for good, or raises an error that
-begins with the name of who asked.
+Invariant: each function returns what it was given or a copy, its arrays read-only for good, or
+raises an error that begins with the name of who asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["frozen", "is_text", "labels", "strings", "units"]
+if TYPE_CHECKING:
+    from fastnn.quantize import Calibration
+
+__all__ = ["PRECISIONS", "calibrated", "frozen", "is_text", "labels", "strings", "units"]
+
+PRECISIONS = ("float32", "int8", "bfloat16", "certified")
+"""How a network may compute; the first is the default."""
+
+_NEED_RANGES = ("int8", "certified")
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -70,3 +78,33 @@ def units(
     if not np.isfinite(copy).all():
         raise ValueError(f"{owner}: {name} has NaN or Inf, wanted finite numbers")
     return frozen(copy) if copy.ndim else float(copy)
+
+
+def calibrated(
+    owner: str, precision: str, calibration: Calibration | None, n_layers: int
+) -> tuple[str, Calibration | None]:
+    """A precision, and a calibration that fits the layers and is there where it is needed."""
+    if not isinstance(precision, str):
+        raise TypeError(f"{owner}: precision is a {type(precision).__name__}, wanted a name")
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"{owner}: precision is {precision!r}, wanted one of {', '.join(PRECISIONS)}"
+        )
+    if calibration is None:
+        if precision in _NEED_RANGES:
+            raise ValueError(
+                f'{owner}: precision "{precision}" needs a calibration, the range of each '
+                "layer's input; model.quantize(rows) finds it"
+            )
+        return precision, None
+    from fastnn.quantize import Calibration  # costs an import that few models need
+
+    if not isinstance(calibration, Calibration):
+        kind = type(calibration).__name__
+        raise TypeError(f"{owner}: calibration is a {kind}, wanted a Calibration")
+    if len(calibration.ranges) != n_layers:
+        raise ValueError(
+            f"{owner}: calibration has {len(calibration.ranges)} ranges, wanted {n_layers}, "
+            "one per layer"
+        )
+    return precision, calibration

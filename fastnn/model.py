@@ -3,7 +3,7 @@
 Invariant: a Model never changes once built, so any number of threads may share it. There is no
 hot path here: `predict`, `predict_proba`, `decision_function`, `forward`, `top_k` and `trace` are
 methods of the Cython class `Network`, reached without a Python frame. What this file computes is
-done once, at construction, in float64: the first layer as uint8 input sees it.
+done once, at construction, in float64: the first layer as uint8 input sees it, and the int8 layers.
 
 Start at `Model.__init__`; `load` is the usual way in.
 """
@@ -27,13 +27,15 @@ from fastnn.layers import Dense
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from fastnn.quantize import Calibration, QuantizedDense
+
 __all__ = ["Model", "load", "models"]
 
 _BUNDLED = os.path.join(os.path.dirname(__file__), "models")  # pathlib costs 7 ms to import
 _SUFFIX = ".safetensors"
 
 
-_OWN = ("_parts", "_metadata")  # a Model's attributes
+_OWN = ("_parts", "_metadata", "_isa")  # a Model's attributes
 
 
 class Model(Network):
@@ -60,6 +62,15 @@ class Model(Network):
         FASTNN_ISA, else the best that this CPU has. It is not saved and not pickled.
     metadata
         Strings by name, kept with the model and in its files.
+    precision
+        "float32". "int8": integers between calibrated ranges, the same bits on every CPU
+        (`fastnn.quantize` has the arithmetic); rows of the dtype that the calibration saw are
+        quantized, rows of the other take the first layer in float32. "bfloat16": weights and
+        inputs of each layer rounded to 8 bits of precision; its bits depend on the instruction
+        set. `layers` are the float32 ones whatever the precision.
+    calibration
+        A `fastnn.quantize.Calibration`, which "int8" needs and other precisions keep for it;
+        `quantize` makes one.
 
     Raises
     ------
@@ -67,7 +78,7 @@ class Model(Network):
         If a layer is no Dense, or an argument is not of its type.
     ValueError
         If the layers do not fit each other, `classes` does not fit the outputs, an argument is
-        out of range, folding overflows float32, or the CPU lacks `isa`.
+        out of range, folding or quantizing overflows float32, or the CPU lacks `isa`.
 
     Examples
     --------
@@ -88,19 +99,24 @@ class Model(Network):
         std: npt.ArrayLike = 1.0,
         isa: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        precision: str = "float32",
+        calibration: Calibration | None = None,
     ) -> None:
-        parts = _validated(layers, classes, task, scale, mean, std)
-        pixel_weight, pixel_bias = _fold(parts.layers[0], parts.scale, parts.mean, parts.std)
+        parts = _validated(layers, classes, task, scale, mean, std, precision, calibration)
+        pixel = _fold(parts.layers[0], parts.scale, parts.mean, parts.std)
+        packed = _packed(parts, pixel)
         super().__init__(
-            parts.layers,
-            pixel_weight=pixel_weight,
-            pixel_bias=pixel_bias,
+            packed.layers,
+            pixel=packed.pixel,
+            is_scaled=pixel is not None,
+            format=packed.format,
             classes=parts.classes,
             task=parts.task,
             isa=isa,
         )
         self._parts = parts
         self._metadata = MappingProxyType(checks.strings("Model", metadata or {}))
+        self._isa = isa
 
     @property
     def layers(self) -> tuple[Dense, ...]:
@@ -140,6 +156,16 @@ class Model(Network):
         return self._parts.std
 
     @property
+    def precision(self) -> str:
+        """How the network computes: "float32", "int8" or "bfloat16"."""
+        return self._parts.precision
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The range of each layer's input, which "int8" needs; None where nobody found it."""
+        return self._parts.calibration
+
+    @property
     def metadata(self) -> Mapping[str, str]:
         """What the model's file says about it; read-only."""
         return self._metadata
@@ -160,9 +186,40 @@ class Model(Network):
         """
         return map(functools.partial(self.predict, threads=threads), batches)
 
+    def quantize(self, rows: npt.ArrayLike) -> Model:
+        """The same network in int8, calibrated on `rows`.
+
+        `rows`: uint8 pixels or floats, (n, ...), like those to come, some hundreds at least; not
+        those that its accuracy is then measured on. Rows of their dtype are what int8 quantizes.
+
+        Raises TypeError or ValueError for rows that are no such thing (see
+        `fastnn.quantize.calibrate`), ValueError if quantizing overflows float32.
+
+        >>> model = fastnn.Model([fastnn.Dense([[0.5], [-1.0]], [0.25])])
+        >>> model.quantize(np.array([[0, 3], [8, 255]], np.uint8)).predict(np.uint8([[2, 1]]))
+        array([0.25], dtype=float32)
+        """
+        from fastnn.quantize import calibrate
+
+        return self._with(precision="int8", calibration=calibrate(self, rows))
+
+    def astype(self, precision: str) -> Model:
+        """The same network in another precision: "float32", "bfloat16", or "int8" if the model has
+        a calibration; itself where it is that already. ValueError for any other.
+        """
+        return self if precision == self.precision else self._with(precision=precision)
+
+    def _with(self, **changes: Any) -> Model:
+        """A model of the same class and attributes, but for these arguments of the constructor."""
+        rest = {**self._parts._asdict(), "metadata": dict(self._metadata), "isa": self._isa}
+        other = type(self)(**{**rest, **changes})
+        other.__setstate__(vars(self))
+        return other
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to `path`; its suffix says how: .safetensors (native) or .npz.
 
+        The file holds the float32 layers, the precision, and the calibration if there is one.
         Raises ValueError for another suffix, or what that format cannot hold; OSError if the file
         cannot be written.
         """
@@ -182,14 +239,17 @@ class Model(Network):
                 _activation_text(layer),
                 f"{layer.weight.size + layer.bias.size:,}",
                 f"{layer.weight.nbytes + layer.bias.nbytes:,}",
-                f"{kernel['isa']} {kernel['format']} {kernel['mr']}x{kernel['nr']}",
+                _kernel_text(kernel),
             )
             for i, (layer, kernel) in enumerate(zip(self.layers, self.kernels, strict=True))
         ]
+        if self.pixel_kernel != self.kernels[0]:
+            rows[0] = (*rows[0][:-1], f"{rows[0][-1]}; uint8 {_kernel_text(self.pixel_kernel)}")
         titles = ("layer", "shape", "activation", "parameters", "bytes", "kernel")
         return "\n".join(
             [
                 f"inputs {self.n_inputs}, outputs {self.n_outputs}, {_task_text(self)}",
+                f"precision {precision_text(self)}",
                 text.table(titles, rows, right=(0, 3, 4)),
                 f"{self.n_parameters:,} parameters; {self.nbytes:,} bytes packed for this CPU",
                 f"uint8 p is read as {units_text(self)}",
@@ -199,7 +259,8 @@ class Model(Network):
     def __repr__(self) -> str:
         widths = "-".join(str(n) for n in (self.n_inputs, *(d.n_outputs for d in self.layers)))
         names = ", ".join(layer.activation for layer in self.layers)
-        return f"<fastnn.{type(self).__name__} {widths}: {names}; {_task_text(self)}>"
+        precision = "" if self.precision == "float32" else f" {self.precision}"
+        return f"<fastnn.{type(self).__name__} {widths}{precision}: {names}; {_task_text(self)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Plain arrays and names, through the constructor: everything is checked again on the way
@@ -231,23 +292,37 @@ def models() -> list[str]:
     return sorted(file.removesuffix(_SUFFIX) for file in files if file.endswith(_SUFFIX))
 
 
-def load(name_or_path: str | os.PathLike[str], *, isa: str | None = None) -> Model:
+def load(
+    name_or_path: str | os.PathLike[str],
+    *,
+    precision: str | None = None,
+    isa: str | None = None,
+) -> Model:
     """A model from a file, or one that ships with fastnn.
 
     A string without "/" and without a suffix is the name of a bundled model (`models()` lists
-    them); anything else is the path of a .safetensors or .npz file. `isa` as for `Model`.
+    them); anything else is the path of a .safetensors or .npz file. `precision` and `isa` as for
+    `Model`; None is the precision that the file asks for. "int8" needs a calibration in the file;
+    that of the bundled networks for digits comes from MNIST's training images.
 
     Raises `FileNotFoundError` where there is no such model or file, `LoadError` where the file is
     not what its suffix says or its layers do not fit each other, `ValueError` for an `isa` that
-    the CPU lacks.
+    the CPU lacks, or a precision that is not known or that the file has no calibration for.
     """
     from fastnn import formats
 
     check_isa(isa)  # first: what is refused below is the file's fault
+    if precision is not None and precision not in checks.PRECISIONS:
+        wanted = ", ".join(checks.PRECISIONS)
+        raise ValueError(f"load: precision is {precision!r}, wanted one of {wanted}")
     path = _path_of(name_or_path)
     file = formats.read(path)
+    arguments = dict(vars(file))
+    if precision is not None:
+        checks.calibrated(f"load: {path}", precision, file.calibration, len(file.layers))
+        arguments["precision"] = precision
     try:
-        return Model(**vars(file), isa=isa)
+        return Model(**arguments, isa=isa)
     except (TypeError, ValueError) as error:
         raise LoadError(f"{path}: {error}") from None
 
@@ -274,6 +349,32 @@ class _Parts(NamedTuple):
     scale: float | npt.NDArray[np.float64]
     mean: float | npt.NDArray[np.float64]
     std: float | npt.NDArray[np.float64]
+    precision: str
+    calibration: Calibration | None
+
+
+class _Packed(NamedTuple):
+    """What `Network` is given for these parts."""
+
+    layers: tuple[Dense | QuantizedDense, ...]
+    pixel: Dense | QuantizedDense | None
+    format: str  # of the Dense records
+
+
+def _packed(parts: _Parts, pixel: Dense | None) -> _Packed:
+    """`pixel`: the first layer as uint8 rows see it, None where that is layers[0] itself."""
+    if parts.precision == "float32":
+        return _Packed(parts.layers, pixel, "f32")
+    if parts.precision == "bfloat16":
+        return _Packed(parts.layers, pixel, "bf16")
+    if parts.precision == "int8" and parts.calibration is not None:
+        from fastnn.quantize import quantize_layers
+
+        try:
+            return _Packed(*quantize_layers(parts.layers, pixel, parts.calibration), "f32")
+        except ValueError as error:
+            raise ValueError(f"Model: {error}") from None
+    raise ValueError(f'Model: precision "{parts.precision}" is not there yet')
 
 
 def _validated(
@@ -283,9 +384,12 @@ def _validated(
     scale: npt.ArrayLike,
     mean: npt.ArrayLike,
     std: npt.ArrayLike,
+    precision: str,
+    calibration: Calibration | None,
 ) -> _Parts:
     chain = _chain(layers)
     last = chain[-1]
+    precision, calibration = checks.calibrated("Model", precision, calibration, len(chain))
     if task is None:
         is_line = last.n_outputs == 1 and last.activation == "identity" and classes is None
         task = "regress" if is_line else "classify"
@@ -307,6 +411,8 @@ def _validated(
         scale=scale,
         mean=checks.units("Model", "mean", mean, n_inputs),
         std=std,
+        precision=precision,
+        calibration=calibration,
     )
 
 
@@ -352,13 +458,13 @@ def _fold(
     scale: float | npt.NDArray[np.float64],
     mean: float | npt.NDArray[np.float64],
     std: float | npt.NDArray[np.float64],
-) -> tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.float32] | None]:
+) -> Dense | None:
     """The first layer for raw uint8 input: ((p*s - m)/d) @ w + b = p @ (s/d*w) + (b - m/d @ w).
 
-    (None, None) where that is the layer itself, so that its packed weights are shared.
+    None where that is the layer itself, so that its packed weights are shared.
     """
     if np.all(np.equal(scale, 1)) and not np.any(mean) and np.all(np.equal(std, 1)):
-        return None, None
+        return None
     column = (layer.n_inputs, 1)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         weight = layer.weight * np.broadcast_to(np.divide(scale, std), column[:1]).reshape(column)
@@ -375,12 +481,26 @@ def _fold(
                 f"uint8 input, first at {where}: std is {np.min(std):g} at least, "
                 f"scale {np.max(np.abs(scale)):g} and mean {np.max(np.abs(mean)):g} at most"
             )
-    return folded
+    return Dense(*folded, layer.activation, **layer.parameters)
 
 
 def _activation_text(layer: Dense) -> str:
     values = ", ".join(f"{name}={value:g}" for name, value in layer.parameters.items())
     return f"{layer.activation}({values})" if values else layer.activation
+
+
+def _kernel_text(kernel: Mapping[str, Any]) -> str:
+    return f"{kernel['isa']} {kernel['format']} {kernel['mr']}x{kernel['nr']}"
+
+
+def precision_text(model: Model) -> str:
+    """The precision, and for what int8 is calibrated: "int8, calibrated on uint8 rows"."""
+    calibration = model.calibration
+    if calibration is None:
+        return model.precision
+    if model.precision == "float32":
+        return f"float32; calibrated for int8 on {calibration.input} rows"
+    return f"{model.precision}, calibrated on {calibration.input} rows"
 
 
 def _task_text(model: Model) -> str:

@@ -1,58 +1,49 @@
-"""What the tests of the engine share: the promised arithmetic in NumPy, awkward rows, comparisons.
+"""What the tests of the engine share: awkward rows, layers, comparisons.
 
-Invariant: `chain` is written from the promise alone (start at the bias, one fused multiply-add for
-each input in ascending order, add +0) and knows nothing of the engine; comparisons are of bits,
-NaNs being equal.
+Invariant: the arithmetic is that of fastnn.reference, which is written from the promise alone and
+computes nothing with the engine; comparisons are of bits, NaNs being equal.
 """
 
 import numpy as np
 import pytest
 
 from fastnn import Dense, _core
+from fastnn.reference import chain, fused_multiply_add
+
+__all__ = ["chain", "fused_multiply_add"]  # and what is below
 
 IS_SANITIZED = _core.build_info()["mode"] == "sanitize"
 
-AVAILABLE = [kernel["isa"] for kernel in _core.kernels() if kernel["available"]]
 
-each_isa = pytest.mark.parametrize(
-    "isa",
-    [
-        pytest.param(
-            kernel["isa"],
-            marks=[]
-            if kernel["available"]
-            else pytest.mark.skip(reason=f"NOT TESTED: this CPU lacks {kernel['isa']}"),
-        )
+def available(number_format):
+    """The ISAs that have a kernel of this format and that this CPU has, best first."""
+    return [
+        kernel["isa"]
         for kernel in _core.kernels()
-    ],
-)
+        if kernel["format"] == number_format and kernel["available"]
+    ]
 
 
-def fused_multiply_add(a, b, c):
-    """a * b + c of float32 arrays, rounded once to float32.
+def each_isa_of(number_format):
+    """Runs a test for each kernel of this format."""
+    return pytest.mark.parametrize(
+        "isa",
+        [
+            pytest.param(
+                kernel["isa"],
+                marks=[]
+                if kernel["available"]
+                else pytest.mark.skip(reason=f"NOT TESTED: this CPU lacks {kernel['isa']}"),
+            )
+            for kernel in _core.kernels()
+            if kernel["format"] == number_format
+        ],
+    )
 
-    The product is exact in float64; the sum is rounded to odd there (S. Boldo and G. Melquiond,
-    2008), and so rounding it again to float32 gives what one rounding would have given.
-    """
-    with np.errstate(all="ignore"):
-        product = a.astype(np.float64) * b
-        c = c.astype(np.float64)
-        total = product + c
-        part = total - product
-        error = (product - (total - part)) + (c - part)
-        bits = total.view(np.int64)
-        is_inexact = np.isfinite(error) & (error != 0) & (bits & 1 == 0)
-        bits += np.where(is_inexact, np.where((error > 0) == (total > 0), 1, -1), 0)
-        return total.astype(np.float32)
 
+AVAILABLE = available("f32")
 
-def chain(x, weight, bias):
-    """z (M, N) for x (M, K), weight (K, N), bias (N,), as every kernel has to give it."""
-    x = x.astype(np.float32)
-    z = np.tile(bias, (len(x), 1))
-    for k in range(x.shape[1]):
-        z = fused_multiply_add(x[:, k, None], weight[k], z)
-    return z + np.float32(0)
+each_isa = each_isa_of("f32")
 
 
 def canonical(a):

@@ -23,6 +23,9 @@ from fastnn.cli import evaluate, output
 
 PYTHON = sys.executable
 COMMAND = [PYTHON, "-m", "fastnn"]
+COMMANDS = (
+    "info", "models", "summary", "trace", "predict", "evaluate", "quantize", "bench", "data fetch"
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -81,13 +84,11 @@ def digit(tmp_path):
 def test_help_names_every_command(run):
     status, out, err = run("--help")
     assert (status, err) == (0, "")
-    for command in ("info", "models", "summary", "trace", "predict", "evaluate", "bench", "data"):
-        assert f" {command} " in out
+    for command in COMMANDS:
+        assert f" {command.split()[0]} " in out
 
 
-@pytest.mark.parametrize(
-    "command", ["info", "models", "summary", "trace", "predict", "evaluate", "bench", "data fetch"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command(run, command):
     status, out, err = run(*command.split(), "--help")
     assert (status, err) == (0, "")
@@ -112,6 +113,9 @@ def test_version(run):
         ["bench", "mnist-small", "--rows", "zeros"],
         ["predict", "mnist-small"],
         ["evaluate", "mnist-small", "--threads", "0"],
+        ["quantize", "mnist-small"],
+        ["quantize", "mnist-small", "-o", "x.npz", "--rows", "0"],
+        ["summary", "mnist-small", "--precision", "int4"],
         ["data", "upload"],
     ],
 )
@@ -131,6 +135,10 @@ def test_a_wrong_command_line_is_status_2(run, tokens):
         (["summary", "mnist-small", "--isa", "sse9"], "sse9"),
         (["evaluate", "mnist-small", "--data", "nowhere"], "not found in nowhere"),
         (["predict", "mnist-small", "none.png"], "none.png"),
+        (["quantize", "mnist-small", "-o", "x.npz"], "MNIST's train"),
+        (["quantize", "mnist-small", "-o", "x.npz", "--calibration", "none.npy"], "none.npy"),
+        (["quantize", "xor", "-o", "x.npz"], "the model takes 2; name rows of its own"),
+        (["summary", "xor", "--precision", "int8"], "needs a calibration"),
     ],
 )
 def test_a_failure_is_one_line_and_status_1(run, tokens, message, tmp_path, monkeypatch):

@@ -21,7 +21,9 @@ from safetensors import safe_open
 
 import fastnn
 from fastnn import Dense, LoadError, formats
+from fastnn.checks import PRECISIONS
 from fastnn.formats import ModelFile, model_file
+from fastnn.quantize import Calibration
 
 RNG = np.random.default_rng(11)
 
@@ -52,6 +54,7 @@ def assert_same(one, other):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()  # to the last bit, and -0.0
     assert one.task == other.task
     assert one.metadata == other.metadata
+    assert (one.precision, one.calibration) == (other.precision, other.calibration)
 
 
 # ---- round trips ---------------------------------------------------------------------------------
@@ -66,6 +69,9 @@ EXAMPLES = {
     "units by input": {"scale": np.array([1 / 3, 2, 5e-324]), "std": np.array([1.0, 2, 3])},
     "metadata": {"metadata": {"name": "x", "": '\0\n"\u2028', "format": "np", "v": "1"}},
     "regress": {"task": "regress"},
+    "bfloat16": {"precision": "bfloat16"},
+    "calibrated": {"calibration": Calibration("uint8", [(0, 255), (-1 / 3, 5e-324)])},
+    "int8": {"precision": "int8", "calibration": Calibration("float32", [(-3, 0), (0, 3e38)])},
 }
 
 
@@ -83,6 +89,9 @@ def test_what_is_written_comes_back_and_gives_the_same_bytes(tmp_path, suffix, e
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 float64 = st.floats(allow_nan=False, allow_infinity=False)
+limits = st.tuples(st.floats(max_value=0, width=32), st.floats(min_value=0, width=32)).filter(
+    lambda pair: all(map(np.isfinite, pair))
+)
 text = st.text(st.characters(codec="utf-8"), max_size=12)
 no_nul = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 labels = st.one_of(
@@ -106,6 +115,7 @@ def model_files(draw):
         weight = draw(hnp.arrays(np.float32, (a, b), elements=finite))
         bias = draw(hnp.arrays(np.float32, b, elements=finite))
         layers.append(Dense(weight, bias, name, **values))
+    ranges = draw(st.none() | st.lists(limits, min_size=len(layers), max_size=len(layers)))
     units = float64 | hnp.arrays(np.float64, widths[0], elements=float64)
     return ModelFile(
         layers,
@@ -115,6 +125,8 @@ def model_files(draw):
         mean=draw(units),
         std=draw(units),
         metadata=draw(st.dictionaries(text.filter(lambda key: key != "fastnn"), text, max_size=3)),
+        precision=draw(st.sampled_from(PRECISIONS if ranges else ("float32", "bfloat16"))),
+        calibration=Calibration("float32", ranges) if ranges else None,
     )
 
 
@@ -180,6 +192,10 @@ def test_bundled_models_are_in_the_form_that_is_written_today(tmp_path, name):
         ({"std": "1"}, TypeError, "std has dtype <U1"),
         ({"metadata": {"a": 1}}, TypeError, "metadata has 'a': 1"),
         ({"metadata": {"a": "\ud800"}}, ValueError, "half a surrogate"),
+        ({"precision": "int4"}, ValueError, "precision is 'int4'"),
+        ({"precision": "int8"}, ValueError, '"int8" needs a calibration'),
+        ({"calibration": [[0, 1]]}, TypeError, "calibration is a list"),
+        ({"calibration": Calibration("uint8", [(0, 255)] * 2)}, ValueError, "2 ranges, wanted 1"),
     ],
 )
 def test_model_file_refuses(fields, kind, message):
@@ -284,7 +300,8 @@ def written(path, **rest):
 @pytest.mark.parametrize("suffix", formats.SUFFIXES)
 def test_every_truncation_is_refused(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
-    data = written(path, classes=np.array(["a", "b"]), mean=np.ones(3))
+    ranges = Calibration("float32", [(0, 1), (-1, 0)])
+    data = written(path, classes=np.array(["a", "b"]), mean=np.ones(3), calibration=ranges)
     for n in range(len(data)):
         refused(path, data[:n])
 
@@ -728,7 +745,7 @@ def test_hostile_archives(tmp_path):
             archive.writestr("W0.npy", SOUND["W0"])
     refused(path, file.getvalue(), "each entry once, found 'W0.npy' twice")
     refused(path, npz(zipfile.ZIP_LZMA), "stored or deflated, found method 14")
-    refused(path, npz(**{f"W{i}": b"" for i in range(600)}), "at most 519 entries")
+    refused(path, npz(**{f"W{i}": b"" for i in range(600)}), "at most 522 entries")
     file = io.BytesIO(npz())
     with zipfile.ZipFile(file, "a") as archive:
         archive.comment = b"hello"

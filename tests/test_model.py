@@ -800,7 +800,8 @@ def test_summary_of_units(units, text):
 
 
 def test_properties_are_read_only(network):
-    for name in ("layers", "task", "classes_", "scale", "mean", "std", "metadata", "n_inputs"):
+    for name in ("layers", "task", "classes_", "scale", "mean", "std", "metadata", "n_inputs",
+                 "precision", "calibration", "kernels", "pixel_kernel"):  # fmt: skip
         with pytest.raises(AttributeError):
             setattr(network, name, None)
     with pytest.raises(TypeError):
@@ -830,7 +831,8 @@ def test_import_is_cheap():
         "t = time.perf_counter() - t; "
         "print(t, *[m for m in sys.modules if m.partition('.')[0] in "
         "('safetensors', 'PIL', 'cyclopts', 'rich', 'pooch') or m in "
-        "('fastnn.formats', 'fastnn.mnist', 'fastnn.idx', 'fastnn.images', 'fastnn.reference')])"
+        "('fastnn.formats', 'fastnn.mnist', 'fastnn.idx', 'fastnn.images', 'fastnn.quantize', "
+        "'fastnn.reference')])"
     )
     seconds = []
     for _ in range(7):

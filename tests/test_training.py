@@ -6,7 +6,9 @@ import json
 import numpy as np
 import pytest
 
+import fastnn
 from fastnn import mnist
+from fastnn.quantize import calibrate
 from training import data, export, textbook
 from training.recipes import RECIPES, Recipe
 
@@ -100,15 +102,23 @@ def random_arrays(*widths):
     ]
 
 
-def test_ranges_are_those_of_the_inputs_of_each_layer():
+def test_a_released_file_is_calibrated_on_the_images_given():
     arrays = random_arrays(784, 6, 5, 10)
     images = mnist.sample()[0][::10]
-    found = export.ranges(arrays, "relu", images)
-    assert len(found) == 3
-    assert found[0]["max"] == images.max() / 255
+    file = export.calibrated(export.model_file("x", arrays, "relu", {}), images)
+    assert file.calibration.input == "uint8"
+    assert file.calibration.ranges[0] == (0, 255)
     first = np.maximum(images.reshape(100, 784) / 255 @ arrays[0][0] + arrays[0][1], 0)
-    np.testing.assert_allclose(found[1]["max"], first.max(), rtol=1e-6)
-    assert all(layer["p99.99"] <= layer["max"] for layer in found)
+    np.testing.assert_allclose(file.calibration.ranges[1], (0, first.max()), rtol=1e-6)
+    assert len(file.calibration.ranges) == 3
+    assert file.metadata == {"name": "x"}
+
+
+@pytest.mark.parametrize("name", ["mnist-linear", "mnist-sigmoid", "mnist-small"])
+def test_bundled_networks_are_calibrated_on_what_they_were_fitted_to(mnist_path, name):
+    model = fastnn.load(name)
+    assert model.precision == "float32"
+    assert model.calibration == calibrate(model, data.load(mnist_path).fit_images)
 
 
 def test_the_test_set_is_looked_at_once_per_weights(tmp_path, monkeypatch):

@@ -1,12 +1,14 @@
 """Release a trained network: `python -m training.export mnist-small --out RUNS --to FOLDER`.
 
 Takes RUNS/NAME/best.pt (what validation chose), folds batch norm, measures, and writes
-FOLDER/NAME.safetensors (or .npz with --npz). Invariant: the test set is looked at once per set
-of weights. The figure is kept in RUNS/NAME/released.json under the SHA-256 of the weights, and a
-second export of the same weights quotes it; the number of looks so far goes into the metadata.
+FOLDER/NAME.safetensors (or .npz with --npz), calibrated for int8 on the images that were fitted.
+Invariant: the test set is looked at once per set of weights. The figure is kept in
+RUNS/NAME/released.json under the SHA-256 of the weights, and a second export of the same weights
+quotes it; the number of looks so far goes into the metadata.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -14,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fastnn import mnist
+from fastnn import Dense, Model, formats, mnist
+from fastnn.quantize import calibrate
 from training import data
 from training.recipes import RECIPES, Recipe
 
@@ -36,18 +39,6 @@ def hidden(arrays: Arrays, activation: str, images: npt.NDArray[np.uint8]) -> li
 def accuracy(arrays: Arrays, activation: str, images: np.ndarray, labels: np.ndarray) -> float:
     """The share of images whose largest logit is that of their label."""
     return float((hidden(arrays, activation, images)[-1].argmax(1) == labels).mean())
-
-
-def ranges(arrays: Arrays, activation: str, images: np.ndarray) -> list[dict[str, float]]:
-    """The largest input of each layer, and the 99.99th percentile, over the images."""
-    pieces = [
-        hidden(arrays, activation, images[i : i + 2000])[:-1] for i in range(0, len(images), 2000)
-    ]
-    layers = [np.concatenate(layer) for layer in zip(*pieces, strict=True)]
-    return [
-        {"max": float(layer.max()), "p99.99": float(np.percentile(layer, 99.99))}
-        for layer in layers
-    ]
 
 
 def digest(arrays: Arrays) -> str:
@@ -82,10 +73,29 @@ def trained(recipe: Recipe, out: Path) -> tuple[Arrays, dict]:
     return networks.dense_arrays(network), best
 
 
+def model_file(name: str, arrays: Arrays, activation: str, metadata: dict) -> formats.ModelFile:
+    """The file of a network for digits, without a calibration."""
+    last = len(arrays) - 1
+    layers = tuple(
+        Dense(weight, bias, "softmax" if i == last else activation)
+        for i, (weight, bias) in enumerate(arrays)
+    )
+    return formats.ModelFile(
+        layers=layers, classes=np.arange(10), task="classify", scale=1 / 255, mean=0.0, std=1.0,
+        metadata={"name": name, **metadata},
+    )  # fmt: skip
+
+
+def calibrated(file: formats.ModelFile, images: npt.NDArray[np.uint8]) -> formats.ModelFile:
+    """The same with the ranges that its layers' inputs take over the images that were fitted."""
+    found = calibrate(Model(**vars(file)), images)
+    return dataclasses.replace(file, calibration=found)
+
+
 def metadata(
     recipe: Recipe, seed: int, arrays: Arrays, best: dict, digits: data.Digits, figure: dict
 ) -> dict[str, str]:
-    """What the file says about itself; figures as decimal fractions, the ranges as JSON."""
+    """What the file says about itself; figures as decimal fractions."""
     activation = recipe.activation
     validation = accuracy(arrays, activation, digits.validation_images, digits.validation_labels)
     return {
@@ -96,7 +106,6 @@ def metadata(
         "validation_accuracy": f"{validation:.4f}",
         "test_accuracy": f"{figure['test']:.4f}",
         "test_looks": str(figure["looks"]),
-        "activation_ranges": json.dumps(ranges(arrays, activation, digits.fit_images)),
         "licence": _LICENCE,
     }
 
@@ -115,7 +124,8 @@ def main(arguments: list[str] | None = None) -> None:
     arrays, best = trained(recipe, chosen.out)
     figure = look_once(arrays, recipe.activation, chosen.data, run / "released.json")
     seed = json.loads((run / "recipe.json").read_text())["seed"]  # --seed may have changed it
-    about = metadata(recipe, seed, arrays, best, data.load(chosen.data), figure)
+    digits = data.load(chosen.data)
+    about = metadata(recipe, seed, arrays, best, digits, figure)
     name = chosen.released or recipe.name
     chosen.to.mkdir(parents=True, exist_ok=True)
     if chosen.npz:
@@ -123,19 +133,9 @@ def main(arguments: list[str] | None = None) -> None:
                  for letter, array in zip("Wb", pair, strict=True)}  # fmt: skip
         np.savez(chosen.to / f"{name}.npz", **named)
     else:
-        from fastnn import formats
-        from fastnn.layers import Dense
-
-        last = len(arrays) - 1
-        layers = tuple(
-            Dense(weight, bias, "softmax" if i == last else recipe.activation)
-            for i, (weight, bias) in enumerate(arrays)
-        )
-        model_file = formats.ModelFile(
-            layers=layers, classes=np.arange(10), task="classify", scale=1 / 255, mean=0.0,
-            std=1.0, metadata={"name": name, **about},
-        )  # fmt: skip
-        formats.write(chosen.to / f"{name}.safetensors", model_file)
+        file = model_file(name, arrays, recipe.activation, about)
+        path = chosen.to / f"{name}.safetensors"
+        formats.write(path, calibrated(file, digits.fit_images))
     for key, value in about.items():
         print(f"{key}: {value}")
 

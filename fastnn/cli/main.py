@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import fastnn
-from fastnn.cli import bench, data, evaluate, output, predict, show
+from fastnn.cli import bench, data, evaluate, output, predict, quantize, show
 
 _HELP = """Fast inference for networks of dense layers.
 
@@ -32,6 +32,7 @@ for command in (
     show.trace,
     predict.predict,
     evaluate.evaluate,
+    quantize.quantize,
     bench.bench,
 ):
     app.command(command)

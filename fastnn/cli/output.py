@@ -4,20 +4,28 @@ Invariant: nothing but results reaches stdout, and JSON there is one standard do
 infinity becomes null. Progress is drawn only where stderr is a terminal.
 """
 
+import dataclasses
 import json
 import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
 from cyclopts import Parameter, validators
+
+if TYPE_CHECKING:
+    from fastnn.quantize import Calibration
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
 Isa = Annotated[
     str | None,
     Parameter(help="Use this instruction set or a lesser one (see `fastnn info`)."),
+]
+Precision = Annotated[
+    Literal["float32", "int8", "bfloat16", "certified"] | None,
+    Parameter(help="What to compute in; unset: what the file asks for."),
 ]
 Threads = Annotated[
     int | None,
@@ -58,6 +66,11 @@ def _words(error: BaseException | str) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"  # without Python's "[Errno 2]"
     return str(error) or type(error).__name__
+
+
+def described(calibration: "Calibration | None") -> dict[str, Any] | None:
+    """A model's calibration, as JSON can hold it."""
+    return None if calibration is None else dataclasses.asdict(calibration)
 
 
 class Bar(Protocol):

@@ -8,7 +8,16 @@ from cyclopts import Parameter
 import fastnn
 from fastnn import mnist, text
 from fastnn.cli.about import about, about_text
-from fastnn.cli.output import Isa, Json, UsageError, note, result, result_json
+from fastnn.cli.output import (
+    Isa,
+    Json,
+    Precision,
+    UsageError,
+    described,
+    note,
+    result,
+    result_json,
+)
 from fastnn.model import units_text
 
 _TERMS = 8  # inputs of a neuron whose sum is still written out
@@ -45,7 +54,9 @@ def models(*, json: Json = False) -> None:
     result(text.table(titles, rows, right=(3, 4)))
 
 
-def summary(model: str, /, *, isa: Isa = None, json: Json = False) -> None:
+def summary(
+    model: str, /, *, precision: Precision = None, isa: Isa = None, json: Json = False
+) -> None:
     """Show a model's layers, size and kernels, and what its file says about it.
 
     Parameters
@@ -53,7 +64,7 @@ def summary(model: str, /, *, isa: Isa = None, json: Json = False) -> None:
     model
         Name of a bundled model, or path of a file.
     """
-    network = fastnn.load(model, isa=isa)
+    network = fastnn.load(model, precision=precision, isa=isa)
     if json:
         result_json(_described(network))
         return
@@ -69,12 +80,15 @@ def _described(model: fastnn.Model) -> dict[str, Any]:
         "n_inputs": model.n_inputs,
         "n_outputs": model.n_outputs,
         "task": model.task,
+        "precision": model.precision,
+        "calibration": described(model.calibration),
         "classes": model.classes_,
         "scale": model.scale,
         "mean": model.mean,
         "std": model.std,
         "n_parameters": model.n_parameters,
         "packed_bytes": model.nbytes,
+        "pixel_kernel": dict(model.pixel_kernel),
         "layers": [
             {
                 "n_inputs": layer.n_inputs,

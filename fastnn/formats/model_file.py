@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from fastnn import checks
 from fastnn.layers import Dense
+from fastnn.quantize import Calibration
 
 MAX_LAYERS = 256
 MAX_WIDTH = 2**24  # of a layer
@@ -34,7 +35,8 @@ class ModelFile:
     `layers`: `Dense` layers, 1 to 256. `classes`: None, or labels, 1-D (integers, strings or
     booleans). `task`: "classify", "regress" or None. `scale`, `mean`, `std`: of uint8 input p,
     read as (p*scale - mean)/std; a float, or float64 of shape (inputs,). `metadata`: strings by
-    name, for people. Raises `TypeError` or `ValueError` for anything else.
+    name, for people. `precision`, `calibration`: as of `fastnn.Model`. Raises `TypeError` or
+    `ValueError` for anything else.
     """
 
     layers: Sequence[Dense]
@@ -44,6 +46,8 @@ class ModelFile:
     mean: Units = 0.0
     std: Units = 1.0
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    precision: str = "float32"
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         layers = tuple(self.layers)
@@ -69,6 +73,7 @@ class ModelFile:
             given = getattr(self, name)
             set_field(self, name, checks.units("ModelFile", name, given, layers[0].n_inputs))
         set_field(self, "metadata", metadata)
+        checks.calibrated("ModelFile", self.precision, self.calibration, len(layers))
 
 
 class Wrong(Exception):

@@ -13,6 +13,7 @@ Source: https://github.com/huggingface/safetensors (format), docs/format.md (our
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from typing import Any
@@ -23,6 +24,7 @@ import safetensors
 
 from fastnn.formats.model_file import MAX_WIDTH, ModelFile, Wrong, checked, json_object, quoted
 from fastnn.layers import Dense
+from fastnn.quantize import Calibration
 
 FORMAT = "safetensors"
 VERSION = 1
@@ -94,9 +96,14 @@ def _describe(model_file: ModelFile) -> dict[str, Any]:
     units = {
         name: value for name in _UNITS if isinstance(value := getattr(model_file, name), float)
     }
-    return {
+    about = {
         "version": VERSION, "layers": layers, "task": model_file.task, "classes": classes, **units
     }  # fmt: skip
+    if model_file.precision != "float32":
+        about["precision"] = model_file.precision
+    if model_file.calibration is not None:
+        about["calibration"] = dataclasses.asdict(model_file.calibration)
+    return about
 
 
 def parse(data: bytes, max_bytes: int) -> ModelFile:
@@ -145,7 +152,12 @@ def _build(about: dict[str, Any], arrays: _Arrays, metadata: dict[str, str]) -> 
             f"version {VERSION} of the format (a newer one needs a newer fastnn)",
             f"version {quoted(about.get('version'))}",
         )
-    _keys(about, "the architecture", ("version", "layers", "task", "classes"), _UNITS)
+    _keys(
+        about,
+        "the architecture",
+        ("version", "layers", "task", "classes"),
+        (*_UNITS, "precision", "calibration"),
+    )
     entries = about["layers"]
     if not isinstance(entries, list):
         raise Wrong("a list of layers", quoted(entries))
@@ -161,10 +173,13 @@ def _build(about: dict[str, Any], arrays: _Arrays, metadata: dict[str, str]) -> 
             raise Wrong(f"tensor {name} of {wanted}", f"F{8 * array.itemsize}")
     layers = [_layer(i, entry, arrays) for i, entry in enumerate(entries)]
     units = {name: _number(about[name], name) if name in about else arrays[name] for name in _UNITS}
-    task, classes = about["task"], _classes(about["classes"])
-    return checked(
-        "the model", lambda: ModelFile(layers, classes, task, metadata=metadata, **units)
-    )
+    rest: dict[str, Any] = {
+        "classes": _classes(about["classes"]),
+        "task": about["task"],
+        "precision": about.get("precision", "float32"),
+        "calibration": _calibration(about["calibration"]) if "calibration" in about else None,
+    }
+    return checked("the model", lambda: ModelFile(layers, metadata=metadata, **{**units, **rest}))
 
 
 def _layer(i: int, entry: Any, arrays: _Arrays) -> Dense:
@@ -178,6 +193,19 @@ def _layer(i: int, entry: Any, arrays: _Arrays) -> Dense:
     values = {name: _number(value, f"{what}: {name}") for name, value in parameters.items()}
     weight, bias = arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]
     return checked(what, lambda: Dense(weight, bias, entry["activation"], **values))
+
+
+def _calibration(entry: Any) -> Calibration:
+    _keys(entry, "the calibration", ("input", "ranges"))
+    if not isinstance(entry["input"], str) or not isinstance(entry["ranges"], list):
+        raise Wrong("a calibration with the name of a dtype and a list of ranges", quoted(entry))
+    ranges = []
+    for i, pair in enumerate(entry["ranges"]):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise Wrong(f"range {i} of the calibration as [lo, hi]", quoted(pair))
+        lo, hi = (_number(value, f"range {i} of the calibration") for value in pair)
+        ranges.append((lo, hi))
+    return checked("the calibration", lambda: Calibration(entry["input"], tuple(ranges)))
 
 
 def _classes(entry: Any) -> npt.NDArray[Any] | None:

@@ -2,8 +2,10 @@
 
     W0 (inputs, outputs), b0 (outputs,), W1, b1, ...      float32, or float64 rounded to it
     activations   one string per layer: "relu", or with parameters "leaky_relu(alpha=0.1)"
-    classes, task, scale, mean, std, metadata             optional, as in ModelFile;
+    classes, task, scale, mean, std, metadata, precision  optional, as in ModelFile;
                                                           metadata is one JSON object of strings
+    calibration_input, calibration_ranges                 optional, both or neither: the dtype's
+                                                          name, and float64 (layers, 2) of lo, hi
 
 Invariant: the .npy headers are read by the one regular expression `_HEADER`, never evaluated, and
 never unpickled; an entry is unpacked only after its header, its declared size and the dtypes that
@@ -35,10 +37,13 @@ from fastnn.formats.model_file import (
     quoted,
 )
 from fastnn.layers import Dense
+from fastnn.quantize import Calibration
 
 FORMAT = "npz"
 
-_OPTIONAL = ("classes", "task", "scale", "mean", "std", "metadata")
+_CALIBRATION = ("calibration_input", "calibration_ranges")
+_STRINGS = ("task", "metadata", "precision", "calibration_input")
+_OPTIONAL = ("classes", "task", "scale", "mean", "std", "metadata", "precision", *_CALIBRATION)
 _MAX_HEADER_BYTES = 4096
 _HEADER = re.compile(
     r"\{'descr': '(?P<order>[<>|])(?P<kind>[fiubU])(?P<size>[1-9]\d{0,8})', "
@@ -64,6 +69,11 @@ def pieces(model_file: ModelFile) -> list[bytes | memoryview]:
             entries[name] = value
     if model_file.metadata:
         entries["metadata"] = json.dumps(model_file.metadata)
+    if model_file.precision != "float32":
+        entries["precision"] = model_file.precision
+    if model_file.calibration is not None:
+        entries["calibration_input"] = model_file.calibration.input
+        entries["calibration_ranges"] = model_file.calibration.ranges
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:  # stored: weights hardly shrink
         for name, value in entries.items():
@@ -101,14 +111,27 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
         _layer(f"layer {i}", text, arrays[f"W{i}"], arrays[f"b{i}"]) for i, text in enumerate(texts)
     ]
     rest: dict[str, Any] = {name: arrays[name] for name in _OPTIONAL if name in arrays}
-    for name in ("task", "metadata"):
+    for name in _STRINGS:
         if name in rest:
             if rest[name].ndim:
                 raise Wrong(f"{name} as one string", f"shape {rest[name].shape}")
             (rest[name],) = _strings(rest[name].reshape(1), name)
     if "metadata" in rest:
         rest["metadata"] = json_object(rest["metadata"], "the metadata")
+    if any(name in rest for name in _CALIBRATION):
+        rest["calibration"] = _calibration(*(rest.pop(name, None) for name in _CALIBRATION))
     return checked("the model", lambda: ModelFile(layers, **rest))
+
+
+def _calibration(name: str | None, ranges: npt.NDArray[Any] | None) -> Calibration:
+    if name is None or ranges is None:
+        raise Wrong(" and ".join(_CALIBRATION), "one of the two")
+    if ranges.dtype.kind != "f" or ranges.ndim != 2:
+        raise Wrong(
+            "calibration_ranges as floats of shape (layers, 2)",
+            f"{ranges.dtype} of shape {ranges.shape}",
+        )
+    return checked("the calibration", lambda: Calibration(name, tuple(map(tuple, ranges.tolist()))))
 
 
 def _strings(array: npt.NDArray[Any], what: str) -> list[str]:

@@ -100,12 +100,11 @@ int activation_named(const char *name)
     exit(2);
 }
 
-/* Whether a ceiling gets a kernel of its own: several share one where they differ in formats that a
- * float32 network does not use. */
-static int has_own_kernel(const fnn_isa *isa)
+/* Whether a ceiling gets a kernel of its own for a format: several share one where they differ in others. */
+static int has_own_kernel(const fnn_isa *isa, const char *format)
 {
     const fnn_row *row;
-    return fnn_isa_is_available(isa) && fnn_select(isa->name, "f32", &row) == FNN_OK &&
+    return fnn_isa_is_available(isa) && fnn_select(isa->name, format, &row) == FNN_OK &&
            is_named(fnn_row_isa(row), isa->name);
 }
 
@@ -123,13 +122,15 @@ int main(int argc, char **argv)
         return 2;
     }
     for (int i = 0; i < fnn_n_isas; i++) {
-        if (!has_own_kernel(&fnn_isas[i])) continue;
-        best = fnn_isas[i].name;
-        n_isas++;
+        const char *isa = fnn_isas[i].name;
+        n_isas += fnn_isa_is_available(&fnn_isas[i]);
+        if (has_own_kernel(&fnn_isas[i], "f32")) best = isa;
         if (is_named(what, "exhaustive")) continue;
-        check_kernels(&o, best);
-        check_networks(&o, best);
-        check_activations(&o, best);
+        if (has_own_kernel(&fnn_isas[i], "i8")) check_int8(&o, isa);
+        if (best != isa) continue;
+        check_kernels(&o, isa);
+        check_networks(&o, isa);
+        check_activations(&o, isa);
     }
     if (is_named(what, "exhaustive")) check_every_float(&o, best);
     for (int i = 0; i < fnn_n_isas; i++)
