@@ -6,26 +6,24 @@
 Invariant: what stands in one row of the report was measured in turns in one process: rivals,
 fastnn with and without its skipping of zeros, multiply-adds in registers, and reading as many bytes
 as the weights have. Ratios and shares are medians of those within rounds, which are of neighbours
-in time. A cell that has no fastnn (a build without int8) still reports its rivals.
+in time.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-import fastnn
 from benchmarks import interleaved, limits, rivals, workloads
 from benchmarks.interleaved import Runner, Slices
 from benchmarks.rivals import Contender
-from benchmarks.workloads import CannotQuantize, Workload
+from benchmarks.workloads import Workload
 
 _Float64 = npt.NDArray[np.float64]
 
@@ -95,9 +93,9 @@ def cells(only: str = "") -> list[Cell]:
     return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class Fastnn:
-    """One way to run fastnn in a cell: with or without skipping zeros."""
+    """One way to run fastnn in a cell."""
 
     name: str
     executed: float
@@ -108,7 +106,7 @@ class Fastnn:
     """The same, in CPU time of the thread."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Result:
     """What was measured in one cell: raw samples, one a round."""
 
@@ -118,64 +116,47 @@ class Result:
     """Floating-point operations a call of a dense pass: two for each weight and row."""
     weight_bytes: int
     rivals: list[Slices]
-    """The fastest forms, of whatever system, the fastest first."""
-    fastnn: dict[str, Fastnn] = field(default_factory=dict)
-    """By "skip" and "dense"; empty where this fastnn lacks the precision."""
-    peak: _Float64 | None = None
+    """The fastest forms, of whatever system, the fastest first; empty if none is installed."""
+    fastnn: dict[str, Fastnn]
+    """By "skip" and "dense": as it is, and without leaving zeros out."""
+    peak: _Float64
     """GFLOP/s (int8: GOP/s) of multiply-adds in registers."""
-    bandwidth: _Float64 | None = None
+    bandwidth: _Float64
     """GB/s of reading as many bytes as the weights have."""
 
     @property
     def ratio(self) -> _Float64 | None:
         """How many times faster than the best rival, by round."""
-        if not self.fastnn or not self.rivals:
-            return None
-        return self.rivals[0].seconds / self.fastnn["skip"].seconds
+        return self.rivals[0].seconds / self.fastnn["skip"].seconds if self.rivals else None
 
     def passes(self) -> bool | None:
-        """Whether the goal is reached; None where there is nothing to compare."""
-        ratio, goal = self.ratio, self.cell.goal
-        if ratio is None:
+        """Whether the goal is reached; None where there is no rival."""
+        goal = self.cell.goal
+        if self.ratio is None:
             return None
-        is_reached = float(np.median(ratio)) >= goal.ratio
-        if goal.share is not None:
-            share = self.share_of_peak()
-            if share is None:
-                return None
-            is_reached &= float(np.median(share)) >= goal.share
-        return is_reached
+        is_fast = float(np.median(self.ratio)) >= goal.ratio
+        return is_fast and float(np.median(self.share_of_peak("skip"))) >= (goal.share or 0)
 
-    def share_of_peak(self, how: str = "skip") -> _Float64 | None:
+    def share_of_peak(self, how: str) -> _Float64:
         """Executed operations a second over the peak, by round."""
-        if how not in self.fastnn or self.peak is None:
-            return None
         ran = self.fastnn[how]
         return 1e-9 * ran.executed / ran.cpu_seconds / self.peak
 
-    def limit(self, how: str) -> tuple[_Float64, str] | None:
+    def limit(self, how: str) -> tuple[_Float64, str]:
         """(seconds that no program of this arithmetic can be below, what limits), by round.
 
         Executed multiply-adds at the peak, or weights read at the bandwidth, whichever takes
         longer. One row reads the weights that it multiplies; more rows read all of them, once.
         """
-        if how not in self.fastnn or self.bandwidth is None:
-            return None
         executed = self.fastnn[how].executed
-        touched = float(self.weight_bytes)
-        if self.cell.batch == 1:
-            touched *= executed / self.effective
-        reading = 1e-9 * touched / self.bandwidth
-        if self.peak is None:
-            return reading, "bandwidth"
-        computing = 1e-9 * executed / self.peak
+        touched = self.weight_bytes * (executed / self.effective if self.cell.batch == 1 else 1)
+        reading, computing = 1e-9 * touched / self.bandwidth, 1e-9 * executed / self.peak
         is_compute = float(np.median(computing)) >= float(np.median(reading))
         return np.maximum(computing, reading), "compute" if is_compute else "bandwidth"
 
-    def share_of_limit(self, how: str) -> _Float64 | None:
+    def share_of_limit(self, how: str) -> _Float64:
         """The limit's time over fastnn's, both of the core alone, by round."""
-        limit = self.limit(how)
-        return None if limit is None else limit[0] / self.fastnn[how].cpu_seconds
+        return self.limit(how)[0] / self.fastnn[how].cpu_seconds
 
 
 def measure(cell: Cell, *, seconds: float = 8.0) -> Result:
@@ -186,60 +167,65 @@ def measure(cell: Cell, *, seconds: float = 8.0) -> Result:
     tried = interleaved.finalists(workload, known, seconds=seconds / 4, slice_seconds=length)
     chosen = [c for _, c in tried if c.system != "fastnn"][:_N_RIVALS]
     ours = [c for _, c in tried if c.system == "fastnn"]
-    if ours:
-        *_, dense = rivals.fastnn_forms(workload, workload.model(skips=False))
-        ours.append(replace(dense, form=f"{dense.form} without skipping"))
-    slices, cpu, rulers = _measured(workload, chosen, ours, seconds, length)
+    *_, dense = rivals.fastnn_forms(workload, workload.model(skips=False))
+    dense = replace(dense, form=f"{dense.form} without skipping")
     n = len(chosen)
-    found = Result(
+    slices, cpu, (peak, bandwidth) = _measured(
+        workload, [*chosen, *ours, dense], seconds=seconds, length=length
+    )
+    found = {}
+    best = min(range(n, n + len(ours)), key=lambda i: slices[i].median)
+    for how, i, executed in (
+        ("skip", best, _executed(workload)),
+        ("dense", -1, workload.flop_per_call),
+    ):
+        found[how] = Fastnn(slices[i].name, executed, slices[i].seconds, cpu[i])
+    return Result(
         cell,
         workload.source,
         workload.flop_per_call,
         workload.weight_bytes,
         sorted(slices[:n], key=lambda s: s.median),
-        peak=rulers.get("peak"),
-        bandwidth=rulers["bandwidth"],
+        found,
+        peak,
+        bandwidth,
     )
-    if ours:
-        best = min(range(n, len(slices) - 1), key=lambda i: slices[i].median)
-        for how, i, executed in (
-            ("skip", best, _executed(workload, workload.model())),
-            ("dense", -1, workload.flop_per_call),
-        ):
-            found.fastnn[how] = Fastnn(slices[i].name, executed, slices[i].seconds, cpu[i])
-    return found
 
 
-def _executed(workload: Workload, model: fastnn.Model) -> float:
+def all_results(only: str, seconds: float) -> Iterator[Result]:
+    """Cell by cell."""
+    for cell in cells(only):
+        yield measure(cell, seconds=seconds)
+
+
+def _executed(workload: Workload) -> float:
     """Floating-point operations a call with zeros left out, the mean over batches."""
-    batches = workload.batches[:_MOST_COUNTED]
+    model, batches = workload.model(), workload.batches[:_MOST_COUNTED]
     return float(np.mean([2.0 * model._work(rows, threads=1)["executed"] for rows in batches]))
 
 
 def _measured(
-    workload: Workload,
-    chosen: list[Contender],
-    ours: list[Contender],
-    seconds: float,
-    length: float,
-) -> tuple[list[Slices], list[_Float64], dict[str, _Float64]]:
-    """Everything in turns: the slices of all, their CPU seconds, and the rulers' rates."""
-    runners = [Runner(contender, workload.batches) for contender in chosen + ours]
+    workload: Workload, contenders: list[Contender], *, seconds: float, length: float
+) -> tuple[list[Slices], list[_Float64], tuple[_Float64, _Float64]]:
+    """Everything in turns: slices of all, CPU seconds of all, rates of peak and bandwidth."""
+    runners = [Runner(contender, workload.batches) for contender in contenders]
     cpu: list[list[float]] = [[] for _ in runners]
-    tasks: list[Callable[[], float]] = []
-    for runner, kept in zip(runners, cpu, strict=True):
-        tasks.append(_noting_cpu(runner, runner.n_calls(length), kept))
-    rulers = {"bandwidth": limits.reading(workload.weight_bytes)}
-    with suppress(CannotQuantize, NotImplementedError):  # then the report has none
-        rulers["peak"] = _peak(workload, min(length, 0.003))
-    tasks += rulers.values()
-    once = float(interleaved.alternate([_timed(tasks)], 1)[0, 0])
+    tasks = [
+        _noting_cpu(runner, runner.n_calls(length), kept)
+        for runner, kept in zip(runners, cpu, strict=True)
+    ]
+    # The last layer: the first of an int8 model may be float32, for rows of the other kind.
+    kernel = workload.model().kernels[-1]
+    tasks += [
+        limits.multiply_adds(kernel["isa"], kernel["format"], min(length, 0.003)),
+        limits.reading(workload.weight_bytes),
+    ]
+    once = interleaved.clock(lambda each: [task() for task in each], tasks)
     for kept in cpu:
         kept.clear()
-    found = interleaved.alternate(tasks, max(15, int(seconds / once)))
-    slices = [Slices(r.name, t) for r, t in zip(runners, found, strict=False)]
-    rates = dict(zip(rulers, found[len(runners) :], strict=True))
-    return slices, [np.array(kept) for kept in cpu], rates
+    *found, peak, bandwidth = interleaved.alternate(tasks, max(15, int(seconds / once)))
+    slices = [Slices(r.name, t) for r, t in zip(runners, found, strict=True)]
+    return slices, [np.array(kept) for kept in cpu], (peak, bandwidth)
 
 
 def _noting_cpu(runner: Runner, n_calls: int, kept: list[float]) -> Callable[[], float]:
@@ -249,21 +235,6 @@ def _noting_cpu(runner: Runner, n_calls: int, kept: list[float]) -> Callable[[],
         return seconds
 
     return task
-
-
-def _timed(tasks: list[Callable[[], float]]) -> Callable[[], float]:
-    """A task: seconds of one round of all of them."""
-
-    def task() -> float:
-        return interleaved.clock(lambda _: [one() for one in tasks], None)
-
-    return task
-
-
-def _peak(workload: Workload, seconds: float) -> Callable[[], float]:
-    # The last layer: the first of an int8 model may be float32, for rows of the other kind.
-    isa = workload.model().kernels[-1]["isa"]
-    return limits.multiply_adds(isa, "i8" if workload.precision == "int8" else "f32", seconds)
 
 
 # ---- the report ----
@@ -281,16 +252,16 @@ def as_json(results: list[Result], about: dict[str, Any]) -> str:
             "rows": r.source,
             "goal": vars(r.cell.goal),
             "passes": r.passes(),
-            "ratio": _summary(r.ratio),
+            "ratio": None if r.ratio is None else _summary(r.ratio),
             "effective_flop": r.effective,
             "weight_bytes": r.weight_bytes,
             "rivals": [{"name": s.name, "seconds": s.seconds.tolist()} for s in r.rivals],
-            "peak_gflops": None if r.peak is None else r.peak.tolist(),
-            "gbytes_per_s": None if r.bandwidth is None else r.bandwidth.tolist(),
+            "peak_gflops": r.peak.tolist(),
+            "gbytes_per_s": r.bandwidth.tolist(),
             "fastnn": {},
         }
         for how, ran in r.fastnn.items():
-            limit = r.limit(how)
+            limit, limited_by = r.limit(how)
             entry["fastnn"][how] = {
                 "name": ran.name,
                 "executed_flop": ran.executed,
@@ -298,8 +269,8 @@ def as_json(results: list[Result], about: dict[str, Any]) -> str:
                 "cpu_seconds": ran.cpu_seconds.tolist(),
                 "share_of_peak": _summary(r.share_of_peak(how)),
                 "share_of_limit": _summary(r.share_of_limit(how)),
-                "limit_seconds": None if limit is None else float(np.median(limit[0])),
-                "limited_by": None if limit is None else limit[1],
+                "limit_seconds": float(np.median(limit)),
+                "limited_by": limited_by,
             }
         listing.append(entry)
     return json.dumps({"machine": about, "cells": listing}, indent=1)
@@ -313,9 +284,10 @@ def as_markdown(results: list[Result], about: dict[str, Any]) -> str:
         "|---|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---|",
         *(_beside_rival(r) for r in results),
         "",
-        "| cell | peak GFLOP/s | GB/s | dense limit | by | limit with skip | by | fastnn | share "
-        "| dense fastnn | share | of dense limit | executed | effective GFLOP/s | of peak |",
-        "|---|---:|---:|---:|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| cell | peak GFLOP/s | GB/s | limit, zeros skipped | by | fastnn | share "
+        "| limit, dense | by | fastnn, no skip | share | fastnn of dense limit "
+        "| executed GFLOP/s | effective GFLOP/s | of peak |",
+        "|---|---:|---:|---:|---|---:|---:|---:|---|---:|---:|---:|---:|---:|---:|",
         *(_beside_limits(r) for r in results),
         "",
     ]
@@ -324,10 +296,11 @@ def as_markdown(results: list[Result], about: dict[str, Any]) -> str:
         *dict.fromkeys(f"{r.cell.network}: {r.source}." for r in results),
         "Limit: executed multiply-adds at the peak, or reading the weights that are touched at the "
         "bandwidth of memory of their size, whichever takes longer. Share: the limit's time over "
-        'fastnn\'s CPU time. "Of dense limit" above 100 % is reachable by skipping only.',
+        "fastnn's CPU time. More than 100 % of the dense limit takes skipping. int8: GOP/s.",
         f"Machine: {about['cpu']}, {about['n_cpus']} CPUs, {about['system']}; fastnn on "
-        f"{about['isa']}, compiled by {about['compiler']}; Python {about['python']}, {versions}; "
-        f"load average {about['load_average']}. Commit {about['commit']}.",
+        f"{about['isa']} (int8: {about['isa_int8']}), compiled by {about['compiler']}; "
+        f"Python {about['python']}, {versions}; load average {about['load_average']}; "
+        f"commit {about['commit']}.",
         "Method: docs/benchmarks.md.",
     ]
     return "\n".join([*lines, *(f"- {note}" for note in notes)])
@@ -335,68 +308,65 @@ def as_markdown(results: list[Result], about: dict[str, Any]) -> str:
 
 def one_line(r: Result) -> str:
     """For who waits."""
-    best = f"{r.rivals[0].name} {time_text(r.rivals[0].median)}" if r.rivals else "no rival"
+    told = f"{r.cell.name}: fastnn {_typical(r.fastnn['skip'].seconds)}"
     if r.ratio is None:
-        return f"{r.cell.name}: {best}, fastnn not measured"
-    seconds = time_text(float(np.median(r.fastnn["skip"].seconds)))
-    return f"{r.cell.name}: {best}, fastnn {seconds}: {np.median(r.ratio):.2f}x"
+        return f"{told}, no rival"
+    return f"{told}, {np.median(r.ratio):.2f}x: {r.rivals[0].name}, {_typical(r.rivals[0].seconds)}"
 
 
 def _beside_rival(r: Result) -> str:
-    goal = f"{r.cell.goal.ratio:g}x"
-    if r.cell.goal.reach is not None:
-        goal += f" ({r.cell.goal.reach:g}x)"
-    if r.cell.goal.share is not None:
-        goal += f", {r.cell.goal.share:.0%} of peak"
-    fields = [r.cell.name]
-    fields += [r.rivals[0].name, *_times(r.rivals[0].seconds)] if r.rivals else ["none", "", ""]
-    ran = r.fastnn.get("skip")
-    fields += ["not measured", "", ""] if ran is None else [ran.name, *_times(ran.seconds)]
-    if ran is None or r.ratio is None:
-        fields += ["", "", ""]
+    goal, ran = r.cell.goal, r.fastnn["skip"]
+    wanted = f"{goal.ratio:g}x"
+    if goal.reach is not None:
+        wanted += f" ({goal.reach:g}x)"
+    if goal.share is not None:
+        wanted += f", {goal.share:.0%} of peak"
+    ours = [ran.name, _typical(ran.seconds), _spread(ran.seconds)]
+    if r.ratio is None:
+        fields = ["none", "", "", *ours, "", "", "", wanted, ""]
     else:
+        rival = r.rivals[0]
         low, middle, high = np.percentile(r.ratio, (10, 50, 90))
-        of_medians = r.rivals[0].median / float(np.median(ran.seconds))
-        fields += [f"**{middle:.2f}x**", f"{low:.2f}-{high:.2f}", f"{of_medians:.2f}x"]
-    fields += [goal, {True: "pass", False: "MISS", None: ""}[r.passes()]]
-    return "| " + " | ".join(fields) + " |"
+        fields = [
+            *(rival.name, _typical(rival.seconds), _spread(rival.seconds)),
+            *ours,
+            *(f"**{middle:.2f}x**", f"{low:.2f}-{high:.2f}"),
+            f"{rival.median / float(np.median(ran.seconds)):.2f}x",
+            wanted,
+            "pass" if r.passes() else "MISS",
+        ]
+    return "| " + " | ".join([r.cell.name, *fields]) + " |"
 
 
 def _beside_limits(r: Result) -> str:
-    fields = [r.cell.name]
-    fields += ["" if v is None else f"{np.median(v):.0f}" for v in (r.peak, r.bandwidth)]
-    for how in ("dense", "skip"):
-        limit = r.limit(how)
-        fields += ["", ""] if limit is None else [time_text(float(np.median(limit[0]))), limit[1]]
+    fields = [r.cell.name, f"{np.median(r.peak):.0f}", f"{np.median(r.bandwidth):.0f}"]
     for how in ("skip", "dense"):
-        share = r.share_of_limit(how)
-        fields.append(time_text(float(np.median(r.fastnn[how].seconds))) if r.fastnn else "")
-        fields.append("" if share is None else f"{np.median(share):.0%}")
-    dense = r.limit("dense")
-    if dense is None:
-        fields += ["", "", "", ""]
-    else:
-        ran = r.fastnn["skip"]
-        seconds, peak = float(np.median(ran.seconds)), r.share_of_peak()
-        fields += [
-            f"{np.median(dense[0] / ran.cpu_seconds):.0%}",
-            f"{1e-9 * ran.executed / seconds:.0f}",
-            f"{1e-9 * r.effective / seconds:.0f}",
-            "" if peak is None else f"{np.median(peak):.0%}",
-        ]
+        limit, limited_by = r.limit(how)
+        share = float(np.median(r.share_of_limit(how)))
+        fields += [_typical(limit), limited_by, _typical(r.fastnn[how].seconds), f"{share:.0%}"]
+    ran = r.fastnn["skip"]
+    seconds = float(np.median(ran.seconds))
+    fields += [
+        f"{np.median(r.limit('dense')[0] / ran.cpu_seconds):.0%}",
+        f"{1e-9 * ran.executed / seconds:.0f}",
+        f"{1e-9 * r.effective / seconds:.0f}",
+        f"{np.median(r.share_of_peak('skip')):.0%}",
+    ]
     return "| " + " | ".join(fields) + " |"
 
 
-def _summary(values: _Float64 | None) -> dict[str, float] | None:
-    if values is None:
-        return None
+def _summary(values: _Float64) -> dict[str, float]:
     low, middle, high = (float(v) for v in np.percentile(values, (10, 50, 90)))
     return {"median": middle, "p10": low, "p90": high}
 
 
-def _times(seconds: _Float64) -> tuple[str, str]:
-    low, middle, high = (time_text(float(v)) for v in np.percentile(seconds, (10, 50, 90)))
-    return middle, f"{low}-{high}"
+def _typical(seconds: _Float64) -> str:
+    return time_text(float(np.median(seconds)))
+
+
+def _spread(seconds: _Float64) -> str:
+    low, high = np.percentile(seconds, (10, 90))
+    return f"{time_text(float(low))}-{time_text(float(high))}"
 
 
 def time_text(seconds: float) -> str:
@@ -405,9 +375,3 @@ def time_text(seconds: float) -> str:
         if seconds * factor >= 1:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds * 1e6:.3f} us"
-
-
-def all_results(only: str, seconds: float) -> Iterator[Result]:
-    """Cell by cell."""
-    for cell in cells(only):
-        yield measure(cell, seconds=seconds)

@@ -84,18 +84,25 @@ def machine() -> dict[str, Any]:
         ),
         platform.processor() or platform.machine(),
     )
-    kernel = next(k for k in _core.kernels() if k["available"])
+    kernel = _kernel("f32")
     return {
         "cpu": cpu,
         "n_cpus": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "isa": kernel["isa"],
+        "isa_int8": _kernel("i8")["isa"],
         "tile": f"{kernel['mr']}x{kernel['nr']}",
         "compiler": _core.build_info()["compiler"],
         "load_average": round(os.getloadavg()[0], 2),
         "versions": rivals.versions(),
     }
+
+
+def _kernel(number_format: str) -> dict[str, Any]:
+    """The one that fastnn takes here."""
+    usable = (k for k in _core.kernels() if k["available"] and k["format"] == number_format)
+    return next(usable)
 
 
 def as_json(results: list[Result], about: dict[str, Any]) -> str:

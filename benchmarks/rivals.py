@@ -3,7 +3,7 @@
 Invariant: a contender is measured only after its answers to real rows agreed with a float64
 forward pass (`Contender.check`). Each rival comes in every form that may be its fastest, with one
 thread; the report takes the fastest. Everybody multiplies in the workload's precision: in int8
-only who proves to run integer kernels takes part (`_require_integer_...`). What a rival needs and
+only who proves to run integer kernels takes part (`require_integer_...`). What a rival needs and
 lacks makes it absent, not an error.
 """
 
@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 import fastnn
 from benchmarks import int8_graphs
-from benchmarks.workloads import CannotQuantize, Workload
+from benchmarks.workloads import Workload
 
 Call = Callable[[npt.NDArray[Any]], Any]
 
@@ -136,11 +136,7 @@ def versions() -> dict[str, str]:
 
 
 def _fastnn(workload: Workload) -> Iterator[Contender]:
-    try:
-        model = workload.model()
-    except CannotQuantize:
-        return
-    yield from fastnn_forms(workload, model)
+    yield from fastnn_forms(workload, workload.model())
 
 
 def fastnn_forms(workload: Workload, model: fastnn.Model) -> Iterator[Contender]:

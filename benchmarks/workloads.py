@@ -32,10 +32,6 @@ _POOL_ROWS = 10_000  # MNIST's test images, each once
 _FOLDER = "FASTNN_REFERENCE_NETWORKS"
 
 
-class CannotQuantize(RuntimeError):
-    """This build of fastnn has no int8: rivals can be measured, it cannot."""
-
-
 @dataclass(frozen=True)
 class Workload:
     """A network in one precision and a pool of rows for it, cut into batches."""
@@ -88,19 +84,12 @@ class Workload:
         return 2.0 * self.batch * self.n_weights
 
     def model(self, *, skips: bool = True) -> fastnn.Model:
-        """fastnn's model of it, which leaves zeros out or (for comparison) multiplies them too.
-
-        Raises CannotQuantize for int8 where this fastnn has no `Model.quantize`.
-        """
+        """fastnn's model of it, which leaves zeros out or (for comparison) multiplies them too."""
         classes = np.arange(self.layers[-1].n_outputs) if self.takes_pixels else None
         task = "classify" if self.takes_pixels else "regress"
         with _skipping(skips):  # read when a model is built
             model = fastnn.Model(self.layers, scale=self.scale, classes=classes, task=task)
-            if self.precision == "float32":
-                return model
-            if not hasattr(model, "quantize"):
-                raise CannotQuantize("this fastnn has no Model.quantize: int8 is the rivals' alone")
-            return model.quantize(self.calibration)
+            return model if self.precision == "float32" else model.quantize(self.calibration)
 
     def expected(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """z of the last layer in float64, the yardstick of every contender's answer."""
