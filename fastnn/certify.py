@@ -215,6 +215,16 @@ class Taps:
                 f"and at most {16 * TAP} of taps in all"
             )
 
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """(lag, tap) each."""
+        return tuple(zip(self.lags, self.taps, strict=True))
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[int, int]]) -> Taps:
+        """From `pairs`."""
+        return cls(tuple(lag for lag, _ in pairs), tuple(tap for _, tap in pairs))
+
     def residual(self, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """TAP * p, exact, for integers x of shape (rows, inputs)."""
         p = x * TAP
