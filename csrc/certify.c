@@ -117,7 +117,7 @@ static double root_of_floats(float squares, int64_t n)
 
 static double length_of(const fnn_certify_loops *loops, const float *x, int64_t n)
 {
-    return root_of_floats(loops->float_squares(x, n), n) + LOST * sqrt((double)n);
+    return root_of_floats(loops->float_squares(x, n), n) + LOST * (double)n;
 }
 
 static double smaller(double a, double b) { return a < b ? a : b; } /* b where either is NaN */
@@ -153,7 +153,7 @@ static void measure(const fnn_stage *s, const fnn_certify_loops *loops, const fn
         const float inverse = (float)(1 / s->input_scale);
         const float squares = loops->residual_squares(a, q, inverse, s->input_zero, n);
         k->length_r = root_of_floats(squares, n);
-        k->inexact = 4 * EPSILON * (k->length_x + k->length_r) + LOST * sqrt((double)n);
+        k->inexact = 4 * EPSILON * (k->length_x + k->length_r) + LOST * (double)n;
     }
 }
 
@@ -236,9 +236,24 @@ static double live_length(const fnn_certify_loops *loops, const float *live, con
     return root_of_floats(loops->live_squares(live, x, y, n), n);
 }
 
+typedef struct { float first, second; int has_nan; } highest;
+
+static highest highest_of(const float *y, int64_t n)
+{
+    highest top = {-INFINITY, -INFINITY, 0};
+    for (int64_t j = 0; j < n; j++) { /* without branches: they would be guessed wrong */
+        const float lower = y[j] < top.first ? y[j] : top.first;
+        top.second = lower > top.second ? lower : top.second;
+        top.first = y[j] > top.first ? y[j] : top.first;
+        top.has_nan |= y[j] != y[j];
+    }
+    return top;
+}
+
 /* Whether the row's label is certain at this level; *bound as in fnn_certify. */
-static int is_certain(const fnn_certificate *c, const fnn_certify_loops *loops, const lengths *l,
-                      const float *y, const float *live, double *bound)
+static int is_certain(const fnn_certificate *c, const lengths *l, level at,
+                      const fnn_certify_loops *loops, const float *y, const highest *top,
+                      const float *live, double *bound)
 {
     const int64_t n = c->n_inputs, n_outputs = c->n_outputs;
     const float *const zeros = live != NULL ? live + n : NULL;
@@ -250,19 +265,14 @@ static int is_certain(const fnn_certificate *c, const fnn_certify_loops *loops, 
         *bound = (own * l->error + c->fixed[0] + length * c->per_a[0]) * UP;
         return fabs((double)y[0]) > *bound;
     }
+    if (top->has_nan) return 0;
     int64_t best = 0;
-    for (int64_t j = 0; j < n_outputs; j++) {
-        if (y[j] != y[j]) return 0;
-        if (y[j] > y[best]) best = j;
-    }
     if (c->by_z && live == NULL) { /* most rows: one comparison for all others */
-        float second = -INFINITY;
-        for (int64_t j = 0; j < n_outputs; j++)
-            if (j != best && y[j] > second) second = y[j];
-        *bound = (c->pair_largest[best] * l->error +
-                  2 * (c->fixed_largest + length * c->per_a_largest)) * UP;
-        if ((double)y[best] - (double)second > *bound) return 1;
+        *bound = (c->pair_most * l->error + 2 * (c->fixed_largest + length * c->per_a_largest)) * UP;
+        if ((double)top->first - (double)top->second > *bound) return 1;
+        if (at == CRUDE) return 0;
     }
+    while (y[best] != top->first) best++;
     const float *w = c->weight;
     double best_each = 0, least = INFINITY;
     int certain = 1;
@@ -326,6 +336,7 @@ int64_t fnn_certify(const fnn_certificate *c, const fnn_certify_loops *loops,
     int64_t n_doubtful = 0;
     for (int64_t row = 0; row < n_rows; row++) {
         const float *y = rows->logits + row * rows->logits_stride;
+        const highest top = highest_of(y, c->n_outputs);
         double distance = INFINITY;
         int certain = 0;
         memset(keep, 0, (size_t)(c->n_stages + 1) * sizeof *keep);
@@ -337,7 +348,7 @@ int64_t fnn_certify(const fnn_certificate *c, const fnn_certify_loops *loops,
                 memset(live + c->n_inputs, 0, (size_t)c->n_inputs * sizeof *live);
                 find_live(c, loops, &l, rows->z + row * rows->z_stride, live);
             }
-            certain = is_certain(c, loops, &l, y, live, &distance);
+            certain = is_certain(c, &l, (level)at, loops, y, &top, live, &distance);
         }
         is_doubtful[row] = !certain;
         n_doubtful += !certain;

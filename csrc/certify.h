@@ -53,9 +53,8 @@ typedef struct {
     double last_constant;    /* ... its Lipschitz constant */
     const float *weight;     /* [C, N], times its inputs' units */
     const double *pair;      /* [C, C] if by_z and C > 1, else [C] */
-    const double *pair_largest; /* [C]: the largest of each row of pair; by_z and C > 1, else NULL */
     const double *weight_slop, *fixed, *per_a; /* [C] */
-    double fixed_largest, per_a_largest;
+    double pair_most, fixed_largest, per_a_largest; /* the largest of each */
 } fnn_certificate;
 
 /* Rows of a block, row i at pointer + i * stride; strides in elements. */

@@ -564,9 +564,8 @@ class CCertificate(ctypes.Structure):
         *((name, INT64) for name in ("n_inputs", "n_outputs")),
         *((name, INT32) for name in ("by_z", "is_exact")),
         ("last_constant", DOUBLE),
-        *((n, POINTER) for n in ("weight", "pair", "pair_largest", "weight_slop", "fixed")),
-        ("per_a", POINTER),
-        *((n, DOUBLE) for n in ("fixed_largest", "per_a_largest")),
+        *((n, POINTER) for n in ("weight", "pair", "weight_slop", "fixed", "per_a")),
+        *((n, DOUBLE) for n in ("pair_most", "fixed_largest", "per_a_largest")),
     ]
 
 
@@ -647,7 +646,7 @@ def c_certificate(certificate, keep):
         by_z=c.by_z,
         is_exact=c.last.is_exact,
         last_constant=c.last.constant,
-        pair_largest=address(c.pair.max(axis=1), keep),
+        pair_most=c.pair.max(),
         fixed_largest=c.fixed.max(),
         per_a_largest=c.per_a.max(),
     )
