@@ -29,7 +29,6 @@ typedef struct {
     double error;            /* z's error: this times the error of its inputs ... */
     double residual;         /* ... and times the length of what rounding its inputs lost ... */
     double noise;            /* ... and times the length of 4 p ... */
-    double crude;            /* ... or of q - zero, instead ... */
     double defect;           /* ... and of q - zero, beside `noise` ... */
     double fixed;            /* ... and this ... */
     double per_q, per_x;     /* ... and times the lengths of q and of float32's inputs */
@@ -53,9 +52,10 @@ typedef struct {
     double last_constant;    /* ... its Lipschitz constant */
     const float *weight;     /* [C, N], times its inputs' units */
     const double *pair;      /* [C, C] if by_z and C > 1, else [C] */
-    const double *pair_largest; /* [C]: the largest of each row of pair; by_z and C > 1, else NULL */
     const double *weight_slop, *fixed, *per_a; /* [C] */
-    double fixed_largest, per_a_largest;
+    double crude_square, crude_fixed; /* certain where (margin - fixed)^2 > square * sum of q,
+                                         the square being infinite where that cannot be said */
+    double pair_most, fixed_largest, per_a_largest; /* the largest of each */
 } fnn_certificate;
 
 /* Rows of a block, row i at pointer + i * stride; strides in elements. */
