@@ -17,12 +17,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ACTIVATIONS", "Certificate", "Rows", "Taps", "norm_bound", "shaped_weights"]
+if TYPE_CHECKING:
+    from fastnn._core import Certifier
+    from fastnn.layers import Dense
+    from fastnn.quantize import Calibration, QuantizedDense
+
+__all__ = [
+    "ACTIVATIONS",
+    "Certificate",
+    "Rows",
+    "Taps",
+    "certifier",
+    "int8_layers",
+    "norm_bound",
+    "shaped_weights",
+]
 
 _Float32 = npt.NDArray[np.float32]
 _Float64 = npt.NDArray[np.float64]
@@ -777,3 +791,47 @@ def _directions(a: _Float64, *, is_needed: bool) -> tuple[_Float32, float, float
     slop = float(_length(along - rounded)) + 2.0**-48 * n * frobenius
     slop += _gamma(k + N_DIRECTIONS) * float(_length(rounded))
     return directions, scale, tail * _UP, slop * _UP
+
+
+# ---- the network that is certified ---------------------------------------------------------------
+
+
+def int8_layers(chain: Sequence[Dense], calibration: Calibration) -> list[QuantizedDense]:
+    """All but the last of the float32 layers `chain`, as uint8 rows meet them, in int8.
+
+    The first has weights shaped by the calibration's taps; the others are as of precision "int8".
+    Raises ValueError for a calibration on floats, a layer too wide for int8, or an overflow.
+    """
+    from fastnn.quantize import MAX_INPUTS, QuantizedDense, quantize_dense
+
+    if calibration.input != "uint8":
+        raise ValueError("certify: the rows to calibrate with are floats, wanted uint8 pixels")
+    for i, layer in enumerate(chain[:-1]):
+        if layer.n_inputs > MAX_INPUTS:
+            raise ValueError(
+                f"certify: layers[{i}] has {layer.n_inputs} inputs, wanted at most {MAX_INPUTS}"
+            )
+    layers = []
+    for layer, limits in zip(chain[:-1], calibration.ranges, strict=False):
+        if layers:
+            layers.append(quantize_dense(layer, *limits))
+            continue
+        weight_i8, scale = shaped_weights(layer.weight, Taps.of(calibration.taps))
+        layers.append(
+            QuantizedDense(
+                weight_i8, scale.astype(np.float32), layer.bias, 1.0, 0.0, layer.activation,
+                layer.parameters,
+            )  # fmt: skip
+        )
+    return layers
+
+
+def certifier(chain: Sequence[Dense], calibration: Calibration, isa: str | None) -> Certifier:
+    """What `_core.Network` needs to certify the labels of the float32 layers `chain`."""
+    from fastnn._core import Certifier, Network, activations
+
+    layers = int8_layers(chain, calibration)
+    taps = Taps.of(calibration.taps)
+    by_z = activations()[chain[-1].activation]["label_by_z"]
+    certificate = Certificate(chain, layers, taps=taps, by_z=by_z)
+    return Certifier(Network([*layers, chain[-1]], isa=isa), certificate)
