@@ -248,6 +248,11 @@ class Taps:
             p[:, lag:] -= tap * x[:, : x.shape[1] - lag] if lag < x.shape[1] else 0
         return p
 
+    def within(self, n_inputs: int) -> Taps:
+        """Those that reach an input; a file may say anything, and lags take memory."""
+        kept = [pair for pair in zip(self.lags, self.taps, strict=True) if pair[0] < n_inputs]
+        return Taps(tuple(lag for lag, _ in kept), tuple(tap for _, tap in kept))
+
     @classmethod
     def fitted(cls, rows: npt.NDArray[np.uint8], n_taps: int = 4, longest: int = 128) -> Taps:
         """The taps that predict uint8 `rows` (rows, inputs) best, chosen one by one."""
@@ -476,7 +481,7 @@ class Certificate:
                 known[i],
                 following=layers[i + 1].weight,
                 is_last=i + 1 == len(quantized),
-                taps=(taps if i == 0 and is_pixel else None) or Taps(),
+                taps=taps.within(len(layers[0].weight)) if taps and is_pixel and i == 0 else Taps(),
                 unit_before=unit,
                 is_exact=i == 0 and is_pixel,
             )

@@ -541,6 +541,14 @@ def test_taps():
         Taps((1,), (65,))
 
 
+def test_taps_beyond_the_row_are_left_out():
+    rng = generator(24)
+    layers = [dense(rng, 6, 5), dense(rng, 5, 3)]
+    records = quantized(layers, rng.integers(0, 256, (9, 6), np.uint8))
+    certificate = Certificate(layers, records, taps=Taps((5, 6, 2**40), (1, 2, 3)))
+    assert certificate.stages[0].taps == Taps((5,), (1,))
+
+
 def test_fitted_taps_shorten_digits(sample):
     taps = Taps.fitted(sample[:500])
     assert {1, 28} <= set(taps.lags)
