@@ -192,7 +192,10 @@ def main() -> None:
         cells.cells(arguments.only)
     except ValueError as error:
         parser.error(f"--only: {error}")
-    _cells(arguments)
+    try:
+        _cells(arguments)
+    except FileNotFoundError as error:  # a reference network, or MNIST to calibrate on
+        sys.exit(str(error))
 
 
 def _systems(arguments: argparse.Namespace) -> None:

@@ -145,7 +145,7 @@ def large(batch: int, precision: str = "float32") -> Workload:
     return _on_digits("large", shape, *_trained("large"), batch, precision)
 
 
-def square(batch: int, precision: str = "float32", n_rows: int = 4096) -> Workload:
+def square(batch: int = 1024, precision: str = "float32", n_rows: int = 4096) -> Workload:
     """1024 x 5: four layers 1024 -> 1024, and normally distributed float32 rows without a zero."""
     layers = _random_layers((1024,) * 5, "identity")
     rows = _rng().standard_normal((n_rows, 1024), np.float32)

@@ -429,6 +429,17 @@ def test_reports_of_cells():
     assert cells.one_line(listed[2]).endswith("no rival")
 
 
+def test_the_final_has_two_systems_and_the_next_form():
+    known = [
+        Contender(system, form, len)
+        for system, form in [("fastnn", ""), *(("ORT", f) for f in "abc"), ("OV", "a"), ("PT", "a")]
+    ]
+    found = [contender.name for contender in cells.best_rivals(known)]
+    assert found == ["ORT, a", "OV, a", "ORT, b"]
+    assert cells.best_rivals(known[:1]) == []
+    assert len(cells.best_rivals(known[:3])) == 2
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_a_cell_from_end_to_end(monkeypatch, precision):
     monkeypatch.setitem(
