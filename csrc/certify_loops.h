@@ -36,7 +36,6 @@ static inline ci c_add32(ci a, ci b) { return _mm512_add_epi32(a, b); }
 static inline ci c_madd(ci a, ci b) { return _mm512_madd_epi16(a, b); }
 static inline ci c_and(ci a, ci b) { return _mm512_and_si512(a, b); }
 static inline ci c_load(const void *x) { return _mm512_loadu_si512(x); }
-static inline void c_store(void *to, ci x) { _mm512_storeu_si512(to, x); }
 static inline ci c_sum_u8(ci sum, const uint8_t *x) /* 4 L bytes, to L parts */
 {
     return _mm512_add_epi32(sum, _mm512_sad_epu8(_mm512_loadu_si512(x), _mm512_setzero_si512()));
@@ -70,7 +69,6 @@ static inline ci c_add32(ci a, ci b) { return _mm256_add_epi32(a, b); }
 static inline ci c_madd(ci a, ci b) { return _mm256_madd_epi16(a, b); }
 static inline ci c_and(ci a, ci b) { return _mm256_and_si256(a, b); }
 static inline ci c_load(const void *x) { return _mm256_loadu_si256((const __m256i *)x); }
-static inline void c_store(void *to, ci x) { _mm256_storeu_si256((__m256i *)to, x); }
 static inline ci c_sum_u8(ci sum, const uint8_t *x)
 {
     return _mm256_add_epi32(sum, _mm256_sad_epu8(c_load(x), _mm256_setzero_si256()));
@@ -85,13 +83,20 @@ static inline void c_storef(float *to, cf x) { _mm256_storeu_ps(to, x); }
 #endif
 
 #if defined(__AVX2__)
+/* In 64 bits, which the sum of L parts may need. */
 static inline int64_t c_total(ci x)
 {
-    int32_t part[L];
-    c_store(part, x);
-    int64_t total = 0;
-    for (int i = 0; i < L; i++) total += part[i];
-    return total;
+#if defined(__AVX512BW__)
+    const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(x));
+    const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(x, 1));
+    return _mm512_reduce_add_epi64(_mm512_add_epi64(low, high));
+#else
+    const __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(x));
+    const __m256i high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(x, 1));
+    int64_t part[4];
+    _mm256_storeu_si256((__m256i *)part, _mm256_add_epi64(low, high));
+    return part[0] + part[1] + part[2] + part[3];
+#endif
 }
 
 static inline float c_totalf(cf x)
@@ -195,8 +200,12 @@ static float certify_float_squares(const float *x, int64_t n)
 /* |4 p| <= 255 * (4 + 64), the taps being at most 64 in all (fastnn/certify.py, Taps): 16 bits. */
 static int64_t certify_tapped_squares(const fnn_stage *s, const uint8_t *q, uint8_t *work)
 {
-    int64_t n = s->n_inputs, longest = 0, largest = FNN_TAP;
-    for (int t = 0; t < s->n_taps; t++) {
+    const int64_t n = s->n_inputs;
+    const int n_taps = s->n_taps;
+    int64_t longest = 0, largest = FNN_TAP;
+    ci taps[FNN_MAX_TAPS];
+    for (int t = 0; t < n_taps; t++) {
+        taps[t] = c_set16(s->tap[t]);
         if (s->lag[t] > longest) longest = s->lag[t];
         largest += s->tap[t] < 0 ? -s->tap[t] : s->tap[t];
     }
@@ -219,8 +228,8 @@ static int64_t certify_tapped_squares(const fnn_stage *s, const uint8_t *q, uint
         ci sum = c_set32(0);
         for (int64_t i = 0; i < n_safe && k < n; i++, k += 2 * L) {
             ci p = c_mul16(c_load_u8_as_16(x + k), c_set16(FNN_TAP));
-            for (int t = 0; t < s->n_taps; t++)
-                p = c_sub16(p, c_mul16(c_load_u8_as_16(x + k - s->lag[t]), c_set16(s->tap[t])));
+            for (int t = 0; t < n_taps; t++)
+                p = c_sub16(p, c_mul16(c_load_u8_as_16(x + k - s->lag[t]), taps[t]));
             if (n - k < 2 * L) p = c_and(p, c_load(ones + (2 * L - (n - k))));
             sum = c_add32(sum, c_madd(p, p));
         }
