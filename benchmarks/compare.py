@@ -1,5 +1,7 @@
 """`python -m benchmarks.compare`: fastnn beside its rivals, as one table in Markdown or JSON.
 
+`python -m benchmarks.compare cells` measures more, cell by cell: see cells.py.
+
 Invariant: the report says what it was measured on and how. All forms of all systems qualify in a
 short run; the fastest forms of each system meet in the final one, whose figures are printed.
 """
@@ -10,12 +12,15 @@ import argparse
 import json
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import interleaved, rivals, workloads
+from benchmarks import cells, interleaved, rivals, workloads
+from benchmarks.cells import time_text
 from benchmarks.interleaved import Peak, Slices
 from benchmarks.workloads import Workload
 from fastnn import _core
@@ -43,15 +48,13 @@ def run(
     known = rivals.contenders(workload)
     if only:
         known = [c for c in known if c.system == "fastnn" or only in c.name]
-    length = max(0.003, _seconds_of_one_call(workload))
-    n_rounds = max(3, int(seconds / 4 / (length * len(known))))
-    tried = interleaved.measure(workload, known, rounds=n_rounds, slice_seconds=length)
-    finalists = []
+    length = interleaved.slice_length(workload, known)
+    tried = interleaved.finalists(workload, known, seconds=seconds / 4, slice_seconds=length)
+    chosen = []
     for system in dict.fromkeys(c.system for c in known):
-        forms = [(s.median, i) for i, s in enumerate(tried) if known[i].system == system]
-        finalists += [known[i] for _, i in sorted(forms)[:_FINALISTS]]
-    cost = sum(max(s.median, length) for s, c in zip(tried, known, strict=True) if c in finalists)
-    rounds = max(15, int(seconds / cost))
+        chosen += [(s, c) for s, c in tried if c.system == system][:_FINALISTS]
+    finalists = [c for _, c in chosen]
+    rounds = max(15, int(seconds / sum(max(s, length) for s, _ in chosen)))
     found = interleaved.measure(workload, finalists, rounds=rounds, slice_seconds=length)
     best = {}
     for system in dict.fromkeys(c.system for c in finalists):
@@ -71,14 +74,6 @@ def all_results(seconds: float) -> Iterator[Result]:
     yield run(workloads.square(), seconds=2 * seconds, with_peak=True)
 
 
-def _seconds_of_one_call(workload: Workload) -> float:
-    """Of fastnn, roughly: a slice is at least as long."""
-    model = workload.model()
-    verb = model.predict if workload.takes_pixels else model.forward
-    once = interleaved.alternate([lambda: interleaved.clock(verb, workload.batches[0])], 5)
-    return float(once.min())
-
-
 def machine() -> dict[str, Any]:
     """What it was measured on."""
     cpu = next(
@@ -89,18 +84,25 @@ def machine() -> dict[str, Any]:
         ),
         platform.processor() or platform.machine(),
     )
-    kernel = next(k for k in _core.kernels() if k["available"])
+    kernel = _kernel("f32")
     return {
         "cpu": cpu,
         "n_cpus": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "isa": kernel["isa"],
+        "isa_int8": _kernel("i8")["isa"],
         "tile": f"{kernel['mr']}x{kernel['nr']}",
         "compiler": _core.build_info()["compiler"],
         "load_average": round(os.getloadavg()[0], 2),
         "versions": rivals.versions(),
     }
+
+
+def _kernel(number_format: str) -> dict[str, Any]:
+    """The one that fastnn takes here."""
+    usable = (k for k in _core.kernels() if k["available"] and k["format"] == number_format)
+    return next(usable)
 
 
 def as_json(results: list[Result], about: dict[str, Any]) -> str:
@@ -141,8 +143,8 @@ def as_markdown(results: list[Result], about: dict[str, Any]) -> str:
             ratio = "" if system == "fastnn" else f"{of_medians:.2f}x (by round {within:.2f}x)"
             rate = result.workload.batch / s.median
             lines.append(
-                f"| {result.workload.name} | {s.name} | {_time(s.median)} | "
-                f"{_time(low)}-{_time(high)} | {rate:,.0f} | {ratio} |"
+                f"| {result.workload.name} | {s.name} | {time_text(s.median)} | "
+                f"{time_text(low)}-{time_text(high)} | {rate:,.0f} | {ratio} |"
             )
         if result.peak is not None:
             low, high = result.peak.spread
@@ -165,24 +167,67 @@ def as_markdown(results: list[Result], about: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
 
 
-def _time(seconds: float) -> str:
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e6:.3f} us"
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("systems", "cells"),
+        default="systems",
+        help="four workloads, system by system (default), or every cell of the goals' table",
+    )
     parser.add_argument("--json", action="store_true", help="JSON in place of Markdown")
     parser.add_argument("--seconds", type=float, default=8.0, help="for each workload, about")
     parser.add_argument("--cpu", type=int, help="the CPU to measure on; default: the last allowed")
+    parser.add_argument("--only", default="", help='cells: words of their names, e.g. "mid int8"')
+    parser.add_argument("--save", type=Path, help="cells: where JSON goes, beside the Markdown")
     arguments = parser.parse_args()
+    if arguments.what == "systems":
+        if arguments.only or arguments.save:
+            parser.error("--only and --save are for cells")
+        _systems(arguments)
+        return
+    try:
+        cells.cells(arguments.only)
+    except ValueError as error:
+        parser.error(f"--only: {error}")
+    try:
+        _cells(arguments)
+    except FileNotFoundError as error:  # a reference network, or MNIST to calibrate on
+        sys.exit(str(error))
+
+
+def _systems(arguments: argparse.Namespace) -> None:
     with interleaved.one_cpu(arguments.cpu):
         about = machine()
         results = list(all_results(arguments.seconds))
     print((as_json if arguments.json else as_markdown)(results, about))
+
+
+def _cells(arguments: argparse.Namespace) -> None:
+    """Says on stderr where it is; what is saved is saved after every cell."""
+    results = []
+    with interleaved.one_cpu(arguments.cpu):
+        about = {**machine(), "commit": _commit()}
+        for result in cells.all_results(arguments.only, arguments.seconds):
+            results.append(result)
+            print(cells.one_line(result), file=sys.stderr, flush=True)
+            if arguments.save:
+                arguments.save.write_text(cells.as_json(results, about))
+    print((cells.as_json if arguments.json else cells.as_markdown)(results, about))
+
+
+def _commit() -> str:
+    """Of the source, with a + if it was changed since; "unknown" outside a repository."""
+    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(
+            command, cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 if __name__ == "__main__":

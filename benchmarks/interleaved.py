@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks import limits
 from benchmarks.rivals import Contender
 from benchmarks.workloads import Workload
-from fastnn import _core
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def one_cpu(cpu: int | None = None) -> Iterator[int]:
         os.sched_setaffinity(0, allowed)
 
 
-class _Runner:
+class Runner:
     """Calls of one contender, batch after batch, from where the slice before left off."""
 
     def __init__(self, contender: Contender, batches: Sequence[npt.NDArray[Any]]) -> None:
@@ -74,20 +74,31 @@ class _Runner:
         self.call = contender.call
         self.batches = batches
         self.at = 0
+        self.cpu_seconds = 0.0
+        """Of the thread, a call, in the last slice: what it ran while others did not."""
 
     def take(self, n_calls: int) -> float:
-        """Seconds a call, over n_calls."""
+        """Seconds a call, over n_calls, after some that are not timed.
+
+        Those fetch the weights that the contender before may have driven out of the caches, which
+        in a slice of its own would count for the more the fewer calls it has.
+        """
         n, call = len(self.batches), self.call
-        todo = [self.batches[(self.at + i) % n] for i in range(n_calls)]
-        self.at = (self.at + n_calls) % n
-        start = perf_counter_ns()
+        n_warm = 1 + n_calls // 8
+        todo = [self.batches[(self.at + i) % n] for i in range(n_warm + n_calls)]
+        self.at = (self.at + n_warm + n_calls) % n
+        for rows in todo[:n_warm]:
+            call(rows)
+        todo = todo[n_warm:]
+        cpu, start = thread_time_ns(), perf_counter_ns()
         for rows in todo:
             call(rows)
-        return (perf_counter_ns() - start) * 1e-9 / n_calls
+        end, cpu_end = perf_counter_ns(), thread_time_ns()
+        self.cpu_seconds = (cpu_end - cpu) * 1e-9 / n_calls
+        return (end - start) * 1e-9 / n_calls
 
     def n_calls(self, seconds: float) -> int:
-        """How many calls fill a slice, after a warm-up."""
-        self.take(2)
+        """How many calls fill a slice."""
         once, n = self.take(1), 1
         while once * n < seconds / 2 and n < 1 << 20:
             n *= 4
@@ -99,11 +110,29 @@ def measure(
     workload: Workload, contenders: Sequence[Contender], *, rounds: int, slice_seconds: float
 ) -> list[Slices]:
     """`rounds` slices of each, interleaved, each as long as `slice_seconds` or one call."""
-    runners = [_Runner(contender, workload.batches) for contender in contenders]
+    runners = [Runner(contender, workload.batches) for contender in contenders]
     lengths = [runner.n_calls(slice_seconds) for runner in runners]
     tasks = [lambda r=r, n=n: r.take(n) for r, n in zip(runners, lengths, strict=True)]
     times = alternate(tasks, rounds)
     return [Slices(r.name, t) for r, t in zip(runners, times, strict=True)]
+
+
+def finalists(
+    workload: Workload, known: Sequence[Contender], *, seconds: float, slice_seconds: float
+) -> list[tuple[float, Contender]]:
+    """(least seconds a call in a trial of about `seconds`, contender), the fastest first.
+
+    The least and not the median: of few slices, on a busy machine, it is the better guess.
+    """
+    rounds = max(3, int(seconds / (slice_seconds * max(1, len(known)))))
+    tried = measure(workload, known, rounds=rounds, slice_seconds=slice_seconds)
+    least = [float(slices.seconds.min()) for slices in tried]
+    return [(least[i], known[i]) for i in sorted(range(len(known)), key=least.__getitem__)]
+
+
+def slice_length(workload: Workload, known: Sequence[Contender]) -> float:
+    """Seconds: at least 3 ms, and a call of the fastest that is known."""
+    return max(0.003, min((clock(c.call, workload.batches[0]) for c in known), default=0.0))
 
 
 def alternate(tasks: Sequence[Callable[[], float]], rounds: int) -> npt.NDArray[np.float64]:
@@ -178,12 +207,7 @@ def against_peak(workload: Workload, *, rounds: int, slice_seconds: float) -> Pe
             elapsed = (thread_time_ns() - start) * 1e-9
         return done / elapsed
 
-    def burn() -> float:
-        bursts, start = [], thread_time_ns()
-        while (thread_time_ns() - start) * 1e-9 < slice_seconds:
-            bursts.append(_core.peak_gflops(isa, 0.0))  # one burst
-        return float(np.median(bursts))
-
     work()
+    burn = limits.multiply_adds(isa, "f32", slice_seconds)
     executed, peak = alternate((work, burn), rounds)
     return Peak(executed, peak)

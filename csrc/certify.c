@@ -3,15 +3,17 @@
  * What lives here: fnn_certify and its plain loops. The same formulas in NumPy: fastnn/certify.py.
  * Invariant: scalars are double and end in a factor UP; float32 sums are of terms >= 0 and are
  * enlarged by what n roundings can do; comparisons are written so that NaN is doubtful.
- * A row goes through three levels and leaves at the first that certifies it: crude lengths (one sum
- * over the pixels), exact lengths, then those and masks over the last hidden layer. About 90, 8 and
- * 2 % of MNIST's rows on 784-128-10.
+ * A row goes through up to three levels and leaves at the first that certifies it: one sum over its
+ * pixels, if there is one hidden layer; lengths; lengths, directions and a mask of the last hidden
+ * layer. 784-128-10 needs the second for a tenth of MNIST's rows, the third for 1.5 %.
  * Start with fnn_certify.
  */
 #include "certify.h"
 
 #include <math.h>
 #include <string.h>
+
+#include "certify_loops.h"
 
 static const double UP = 1 + 0x1p-30, EPSILON = 0x1p-24, LOST = 0x1p-60;
 static const double ACTIVATION_ERROR = 0x1p-21, TINY = 0x1p-149;
@@ -99,20 +101,10 @@ static float float_squares(const float *x, int64_t n)
     return part[0];
 }
 
-static int64_t nonzero(const uint8_t *q, int64_t n)
-{
-    int64_t count = 0;
-    for (int64_t k = 0; k < n;) {
-        const int64_t end = n - k < 128 ? n : k + 128; /* fits 8 bits */
-        uint8_t part = 0;
-        for (; k < end; k++) part = (uint8_t)(part + (q[k] != 0));
-        count += part;
-    }
-    return count;
-}
-
-const fnn_certify_loops fnn_certify_plain = {sum,           squares,        residual_squares,
-                                             float_squares, tapped_squares, nonzero};
+const fnn_certify_loops fnn_certify_plain = {
+    sum,           squares,         residual_squares, float_squares,        tapped_squares,
+    certify_along, certify_nonzero, certify_live,     certify_live_squares,
+};
 
 /* ---- lengths --------------------------------------------------------------------------------- */
 
@@ -125,27 +117,12 @@ static double root_of_floats(float squares, int64_t n)
 
 static double length_of(const fnn_certify_loops *loops, const float *x, int64_t n)
 {
-    return root_of_floats(loops->float_squares(x, n), n) + LOST * sqrt((double)n);
-}
-
-/* |directions' r| with r = a / s - (q - zero) recomputed. */
-static double along(const fnn_stage *s, const float *a, const uint8_t *q)
-{
-    const float inverse = (float)(1 / s->input_scale);
-    float g[FNN_N_DIRECTIONS] = {0};
-    for (int64_t k = 0; k < s->n_inputs; k++) {
-        const float r = a[k] * inverse - (float)(q[k] - s->input_zero);
-        const float *d = s->directions + k * FNN_N_DIRECTIONS;
-        for (int i = 0; i < FNN_N_DIRECTIONS; i++) g[i] += r * d[i];
-    }
-    double total = 0;
-    for (int i = 0; i < FNN_N_DIRECTIONS; i++) total += (double)g[i] * g[i];
-    return root(total);
+    return root_of_floats(loops->float_squares(x, n), n) + LOST * (double)n;
 }
 
 static double smaller(double a, double b) { return a < b ? a : b; } /* b where either is NaN */
 
-typedef enum { CRUDE, EXACT, FINE } level;
+typedef enum { COARSE, FINE } level;
 
 /* Of one row: how far the last layer's inputs may be, and what that was made of. */
 typedef struct {
@@ -154,19 +131,14 @@ typedef struct {
     double length_a; /* of the last layer's inputs themselves */
 } lengths;
 
-/* What does not depend on the level and is wanted again at the next: kept by stage. */
-typedef struct { double length_x, length_q, length_r, inexact, length_p; int is_exact; } kept;
+/* What does not depend on the level, by stage; length_x of one more: of the last layer's inputs. */
+typedef struct { double length_x, length_q, length_r, inexact, length_p; } kept;
 
 static void measure(const fnn_stage *s, const fnn_certify_loops *loops, const fnn_stage_rows *rows,
-                    int64_t row, int is_crude, uint8_t *work, kept *k)
+                    int64_t row, uint8_t *work, kept *k)
 {
     const uint8_t *q = rows->q + row * rows->q_stride;
     const int64_t n = s->n_inputs;
-    if (is_crude) { /* q^2 <= 255 q */
-        k->length_x = k->length_q = root(255.0 * (double)loops->sum(q, n));
-        return;
-    }
-    k->is_exact = 1;
     k->length_x = root((double)loops->squares(q, s->input_zero, n));
     k->length_q = s->input_zero == 0 ? k->length_x : root((double)loops->squares(q, 0, n));
     k->length_p = s->n_taps == 0 ? FNN_TAP * k->length_x
@@ -176,7 +148,7 @@ static void measure(const fnn_stage *s, const fnn_certify_loops *loops, const fn
         const float inverse = (float)(1 / s->input_scale);
         const float squares = loops->residual_squares(a, q, inverse, s->input_zero, n);
         k->length_r = root_of_floats(squares, n);
-        k->inexact = 4 * EPSILON * (k->length_x + k->length_r) + LOST * sqrt((double)n);
+        k->inexact = 4 * EPSILON * (k->length_x + k->length_r) + LOST * (double)n;
     }
 }
 
@@ -189,14 +161,13 @@ static lengths walk(const fnn_certificate *c, const fnn_certify_loops *loops,
         const fnn_stage *s = &c->stages[i];
         const fnn_stage_rows *r = &rows->stages[i];
         kept *k = &keep[i];
-        const int is_crude = at == CRUDE && r->a == NULL && s->input_zero == 0;
-        if (!k->is_exact) measure(s, loops, r, row, is_crude, work, k);
+        if (at == COARSE) measure(s, loops, r, row, work, k);
         double part = 0, share = 1;
         const double length_r = s->input_scale * (k->length_r + k->inexact);
         if (r->a != NULL) {
             part = s->residual * length_r;
             if (at == FINE && s->directions != NULL) {
-                const double g = along(s, r->a + row * r->a_stride, r->q + row * r->q_stride);
+                const double g = root(loops->along(s, r->a + row * r->a_stride, r->q + row * r->q_stride));
                 const double near = s->direction_scale * g + s->slop * (k->length_r + LOST);
                 const double far = s->tail * k->length_r;
                 const double finer = sqrt(near * near + far * far) + s->residual * k->inexact;
@@ -213,17 +184,16 @@ static lengths walk(const fnn_certificate *c, const fnn_certify_loops *loops,
         l.length_q = k->length_q;
         l.length_reference =
             share * (s->input_scale * k->length_x + length_r + unit_before * l.before) * UP;
-        const double noise = is_crude ? s->crude * k->length_x
-                                      : s->noise * k->length_p + s->defect * k->length_x;
+        const double noise = s->noise * k->length_p + s->defect * k->length_x;
         l.z_norm = (s->error * l.before + part + noise + s->fixed + s->per_q * k->length_q +
                     s->per_x * l.length_reference) * UP;
         const int is_last = i + 1 == c->n_stages;
-        /* activation(z)'s length: of the last stage measured, of others from what follows. */
-        if (is_last) {
-            if (at == CRUDE) l.length_a = length_of(loops, rows->hidden + row * rows->hidden_stride,
-                                                    c->n_inputs);
-            else l.length_a = keep[c->n_stages].length_x;
-            keep[c->n_stages].length_x = l.length_a;
+        if (is_last) { /* activation(z)'s length */
+            kept *last = &keep[c->n_stages];
+            if (at == COARSE)
+                last->length_x =
+                    length_of(loops, rows->hidden + row * rows->hidden_stride, c->n_inputs);
+            l.length_a = last->length_x;
         } else if (s->per_a > 0) {
             const fnn_stage_rows *next = &rows->stages[i + 1];
             l.length_a = length_of(loops, next->a + row * next->a_stride, s->n_outputs);
@@ -237,73 +207,64 @@ static lengths walk(const fnn_certificate *c, const fnn_certify_loops *loops,
 /* ---- the last layer -------------------------------------------------------------------------- */
 
 /* live[n] = 0 where activation(z[n]) is certainly the same constant in float32, else 1. */
-static void find_live(const fnn_certificate *c, const lengths *l, const float *z, float *live)
+static void find_live(const fnn_certificate *c, const fnn_certify_loops *loops, const lengths *l,
+                      const float *z, float *live)
 {
     const fnn_stage *s = &c->stages[c->n_stages - 1];
-    const int64_t n = s->n_outputs;
-    const float *e = s->each;
-    const float up = 1 + 0x1p-20f; /* a dozen float32 roundings, and those of the factors */
-    const float before = (float)l->before * up, length_r = (float)l->length_r * up;
-    const float length_p = (float)l->length_p * up, length_q = (float)l->length_q * up;
-    const float length_reference = (float)l->length_reference * up;
-    const float z_norm = (float)l->z_norm * up;
-    const float defect = (float)(s->each_defect * l->length_x) * up + 0x1p-120f;
-    const float below = (float)s->flat_below, above = (float)s->flat_above; /* float32 numbers */
-    for (int64_t i = 0; i < n; i++) {
-        const float alone = (e[n + i] * before + e[2 * n + i] * length_r + e[3 * n + i] * length_p +
-                             defect + e[4 * n + i] + e[5 * n + i] * length_q +
-                             e[6 * n + i] * length_reference) * up;
-        const float together = e[i] * z_norm * up + 0x1p-120f;
-        const float most = alone < together ? alone : together;
-        /* A rounded sum is < below only if the sum is, `below` being a float32. */
-        live[i] = (z[i] + most < below) | (z[i] - most > above) ? 0.0f : 1.0f;
-    }
+    const double up = 1 + 0x1p-20; /* a dozen float32 roundings, and those of the factors */
+    const float factors[FNN_N_EACH] = {
+        (float)(l->z_norm * up),   (float)(l->before * up),   (float)(l->length_r * up),
+        (float)(l->length_p * up), 1 + 0x1p-20f,              (float)(l->length_q * up),
+        (float)(l->length_reference * up),
+    };
+    const float rest = (float)(s->each_defect * l->length_x * up) + 0x1p-120f;
+    loops->live(s->each, factors, rest, (float)s->flat_below, (float)s->flat_above, z, live,
+                s->n_outputs);
 }
 
-/* At least |live * (x - y)|; y NULL is 0. */
-static double live_length(const float *live, const float *x, const float *y, int64_t n)
+/* At least |live * (x - y)|. */
+static double live_length(const fnn_certify_loops *loops, const float *live, const float *x,
+                          const float *y, int64_t n)
 {
-    float part[16] = {0};
-    int64_t k = 0;
-    for (; k + 16 <= n; k += 16)
-        for (int i = 0; i < 16; i++) {
-            const float d = y != NULL ? x[k + i] - y[k + i] : x[k + i];
-            part[i] += live[k + i] * d * d;
-        }
-    for (; k < n; k++) {
-        const float d = y != NULL ? x[k] - y[k] : x[k];
-        part[0] += live[k] * d * d;
+    return root_of_floats(loops->live_squares(live, x, y, n), n);
+}
+
+typedef struct { float first, second; int has_nan; } highest;
+
+static highest highest_of(const float *y, int64_t n)
+{
+    highest top = {-INFINITY, -INFINITY, 0};
+    for (int64_t j = 0; j < n; j++) { /* without branches: they would be guessed wrong */
+        const float lower = y[j] < top.first ? y[j] : top.first;
+        top.second = lower > top.second ? lower : top.second;
+        top.first = y[j] > top.first ? y[j] : top.first;
+        top.has_nan |= y[j] != y[j];
     }
-    for (int i = 1; i < 16; i++) part[0] += part[i];
-    return root_of_floats(part[0], n);
+    return top;
 }
 
 /* Whether the row's label is certain at this level; *bound as in fnn_certify. */
-static int is_certain(const fnn_certificate *c, const lengths *l, const float *y, const float *live,
-                      double *bound)
+static int is_certain(const fnn_certificate *c, const lengths *l,
+                      const fnn_certify_loops *loops, const float *y, const highest *top,
+                      const float *live, double *bound)
 {
     const int64_t n = c->n_inputs, n_outputs = c->n_outputs;
+    const float *const zeros = live != NULL ? live + n : NULL;
     const double length = 2 * l->length_a + c->stages[c->n_stages - 1].largest_unit * l->error;
     if (n_outputs == 1) {
         double own = c->pair[0];
         if (live != NULL)
-            own = smaller(live_length(live, c->weight, NULL, n) + c->weight_slop[0], own);
+            own = smaller(live_length(loops, live, c->weight, zeros, n) + c->weight_slop[0], own);
         *bound = (own * l->error + c->fixed[0] + length * c->per_a[0]) * UP;
         return fabs((double)y[0]) > *bound;
     }
+    if (top->has_nan) return 0;
     int64_t best = 0;
-    for (int64_t j = 0; j < n_outputs; j++) {
-        if (y[j] != y[j]) return 0;
-        if (y[j] > y[best]) best = j;
-    }
     if (c->by_z && live == NULL) { /* most rows: one comparison for all others */
-        float second = -INFINITY;
-        for (int64_t j = 0; j < n_outputs; j++)
-            if (j != best && y[j] > second) second = y[j];
-        *bound = (c->pair_largest[best] * l->error +
-                  2 * (c->fixed_largest + length * c->per_a_largest)) * UP;
-        if ((double)y[best] - (double)second > *bound) return 1;
+        *bound = (c->pair_most * l->error + 2 * (c->fixed_largest + length * c->per_a_largest)) * UP;
+        if ((double)top->first - (double)top->second > *bound) return 1;
     }
+    while (y[best] != top->first) best++;
     const float *w = c->weight;
     double best_each = 0, least = INFINITY;
     int certain = 1;
@@ -320,13 +281,13 @@ static int is_certain(const fnn_certificate *c, const lengths *l, const float *y
             possible = (own * l->error + both) * UP;
             if (!(margin > possible) && live != NULL) {
                 const double slop = c->weight_slop[best] + c->weight_slop[j];
-                own = smaller(live_length(live, w + best * n, w + j * n, n) + slop, own);
+                own = smaller(live_length(loops, live, w + best * n, w + j * n, n) + slop, own);
                 possible = (own * l->error + both) * UP;
             }
         } else {
             double own = c->pair[j];
             if (live != NULL)
-                own = smaller(live_length(live, w + j * n, NULL, n) + c->weight_slop[j], own);
+                own = smaller(live_length(loops, live, w + j * n, zeros, n) + c->weight_slop[j], own);
             double each = c->last_constant * (own * l->error + rounding) * UP;
             if (!c->is_exact)
                 each += (ACTIVATION_ERROR * (2 * fabs((double)y[j]) + each) + 8 * TINY) * UP;
@@ -347,7 +308,7 @@ static int is_certain(const fnn_certificate *c, const lengths *l, const float *y
 
 size_t fnn_certify_work_bytes(const fnn_certificate *c)
 {
-    int64_t most = c->n_inputs * (int64_t)sizeof(float); /* live */
+    int64_t most = 2 * c->n_inputs * (int64_t)sizeof(float); /* live, and zeros */
     for (int i = 0; i < c->n_stages; i++) {
         const fnn_stage *s = &c->stages[i];
         int64_t n = 2 * s->n_inputs; /* p: 16 bits */
@@ -367,17 +328,25 @@ int64_t fnn_certify(const fnn_certificate *c, const fnn_certify_loops *loops,
     int64_t n_doubtful = 0;
     for (int64_t row = 0; row < n_rows; row++) {
         const float *y = rows->logits + row * rows->logits_stride;
+        const highest top = highest_of(y, c->n_outputs);
         double distance = INFINITY;
         int certain = 0;
-        memset(keep, 0, (size_t)(c->n_stages + 1) * sizeof *keep);
-        for (int at = CRUDE; at <= FINE && !certain; at++) {
+        if (c->crude_square < INFINITY) { /* n_stages == 1, its q exact: |q|^2 <= 255 sum q */
+            const fnn_stage_rows *r = rows->stages;
+            const double q = (double)loops->sum(r->q + row * r->q_stride, c->stages->n_inputs);
+            const double beyond = (double)top.first - (double)top.second - c->crude_fixed;
+            certain = !top.has_nan && beyond > 0 && beyond * beyond > c->crude_square * q;
+        }
+        if (!certain) memset(keep, 0, (size_t)(c->n_stages + 1) * sizeof *keep);
+        for (int at = COARSE; at <= FINE && !certain; at++) {
             const lengths l = walk(c, loops, rows, row, (level)at, keep, rest);
             float *live = NULL;
             if (at == FINE) {
                 live = rest;
-                find_live(c, &l, rows->z + row * rows->z_stride, live);
+                memset(live + c->n_inputs, 0, (size_t)c->n_inputs * sizeof *live);
+                find_live(c, loops, &l, rows->z + row * rows->z_stride, live);
             }
-            certain = is_certain(c, &l, y, live, &distance);
+            certain = is_certain(c, &l, loops, y, &top, live, &distance);
         }
         is_doubtful[row] = !certain;
         n_doubtful += !certain;

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-enum { FNN_MAX_TAPS = 8, FNN_TAP = 4, FNN_N_DIRECTIONS = 16 };
+enum { FNN_MAX_STAGES = 256, FNN_MAX_TAPS = 8, FNN_TAP = 4, FNN_N_DIRECTIONS = 16, FNN_N_EACH = 7 };
 
 /* One int8 layer of K inputs and N outputs. Lengths are of vectors; "error" is divided by the
  * layer's units. The caller keeps the arrays. */
@@ -29,7 +29,6 @@ typedef struct {
     double error;            /* z's error: this times the error of its inputs ... */
     double residual;         /* ... and times the length of what rounding its inputs lost ... */
     double noise;            /* ... and times the length of 4 p ... */
-    double crude;            /* ... or of q - zero, instead ... */
     double defect;           /* ... and of q - zero, beside `noise` ... */
     double fixed;            /* ... and this ... */
     double per_q, per_x;     /* ... and times the lengths of q and of float32's inputs */
@@ -37,8 +36,8 @@ typedef struct {
     double direction_scale, tail, slop;
     double per_z, per_a, fixed_a; /* activation(z)'s error */
     double largest_unit;
-    /* Of the last stage, else NULL, float [7, N]: unit, then for each z alone what `error`,
-     * `residual`, `noise`, `fixed`, `per_q` and `per_x` are for all; */
+    /* Of the last stage, else NULL, float [FNN_N_EACH, N]: unit, then for each z alone what `error`,
+     * `residual`, `noise`, `fixed`, `per_q` and `per_x` are for all. */
     const float *each;
     double each_defect;
     double flat_below, flat_above; /* where the activation is constant */
@@ -53,9 +52,10 @@ typedef struct {
     double last_constant;    /* ... its Lipschitz constant */
     const float *weight;     /* [C, N], times its inputs' units */
     const double *pair;      /* [C, C] if by_z and C > 1, else [C] */
-    const double *pair_largest; /* [C]: the largest of each row of pair; by_z and C > 1, else NULL */
     const double *weight_slop, *fixed, *per_a; /* [C] */
-    double fixed_largest, per_a_largest;
+    double crude_square, crude_fixed; /* certain where (margin - fixed)^2 > square * sum of q,
+                                         the square being infinite where that cannot be said */
+    double pair_most, fixed_largest, per_a_largest; /* the largest of each */
 } fnn_certificate;
 
 /* Rows of a block, row i at pointer + i * stride; strides in elements. */
@@ -86,7 +86,13 @@ typedef struct {
     float (*float_squares)(const float *x, int64_t n);
     /* of 4 p; work: [max(longest lag + n_inputs + 64, 2 n_inputs)], aligned to 2 */
     int64_t (*tapped_squares)(const fnn_stage *stage, const uint8_t *q, uint8_t *work);
+    /* of directions' r, r as in residual_squares */
+    double (*along)(const fnn_stage *stage, const float *a, const uint8_t *q);
     int64_t (*nonzero)(const uint8_t *q, int64_t n); /* how many */
+    /* live[i] = whether z[i] may be off by so much that it is between `below` and `above` */
+    void (*live)(const float *each, const float factors[FNN_N_EACH], float rest, float below,
+                 float above, const float *z, float *live, int64_t n);
+    float (*live_squares)(const float *live, const float *x, const float *y, int64_t n); /* x - y */
 } fnn_certify_loops;
 
 extern const fnn_certify_loops fnn_certify_plain;

@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "certify.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -107,6 +109,7 @@ typedef struct {
     int64_t n_threads; /* threads that computed at least one block of rows */
     int64_t executed;  /* multiply-adds done; zeros that were skipped are not among them */
     int64_t effective; /* multiply-adds that a dense pass does: M * sum of K * N */
+    int64_t n_doubtful; /* fnn_forward_certified: rows that went through `exact` as well */
 } fnn_work;
 
 typedef struct {
@@ -131,6 +134,12 @@ typedef struct {
 /* Nothing is allocated after the first call of a thread (workspace belongs to the thread, its size
  * depends on the network only). The floating-point mode is set to the default and restored. */
 fnn_status fnn_forward(const fnn_network *network, const fnn_call *call);
+
+/* The labels of `exact`, a float32 network, mostly computed by `fast`: the same layers with all but the
+ * last in int8. Rows that `certificate` is not sure of go through `exact`. For uint8 rows and FNN_LABELS
+ * alone. */
+fnn_status fnn_forward_certified(const fnn_network *fast, const fnn_network *exact,
+                                 const fnn_certificate *certificate, const fnn_call *call);
 
 /* Whether the call is worth so little (a few microseconds) that releasing a lock costs more. */
 int fnn_is_brief(const fnn_network *network, int64_t n_rows);

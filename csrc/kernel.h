@@ -26,6 +26,7 @@
 #include <stdatomic.h>
 
 #include "activations.h"
+#include "certify.h"
 #include "fastnn.h"
 
 /* Bits of fnn_row.needs, fnn_isa.needs and fnn_cpu_features(). X(bit, name as in /proc/cpuinfo). */
@@ -104,6 +105,7 @@ struct fnn_row {
     void (*pack)(const fnn_encode *, int64_t n_active, void *to);
     void (*gemm_packed)(const fnn_tile *);
     fnn_activate_fn *const *activate; /* f32 only: [FNN_N_ACTIVATIONS]; on own memory: whole vectors */
+    const fnn_certify_loops *certify; /* f32 only */
     double (*burn)(int64_t n);
 };
 

@@ -7,6 +7,9 @@
 #include "kernel.h"
 #include "vec_avx2.h"
 #include "activations.h"
+#include "certify_loops.h"
+
+static const fnn_certify_loops certify_loops = FNN_CERTIFY_LOOPS;
 
 #define FNN_ISA avx2
 #define FNN_FORMAT f32

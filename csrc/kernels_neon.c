@@ -8,6 +8,8 @@
 #include "vec_neon.h"
 #include "activations.h"
 
+#define certify_loops fnn_certify_plain
+
 #define FNN_ISA neon
 #define FNN_FORMAT f32
 #define FNN_ROW_NEEDS FNN_CPU(ASIMD)

@@ -195,6 +195,7 @@ const fnn_row fnn_row_f32_scalar = {
     .encode_f32 = encode_f32_f32,
     .gemm = gemm_f32,
     .activate = activate,
+    .certify = &fnn_certify_plain,
     .burn = burn,
 };
 

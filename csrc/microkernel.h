@@ -357,6 +357,7 @@ const fnn_row FNN_ROW = {
     .pack = OF(pack),
     .gemm_packed = OF(gemm_packed),
     .activate = OF(ACTIVATE),
+    .certify = OF(CERTIFY),
     .burn = OF(burn),
 };
 #undef FNN_ROW

@@ -60,6 +60,7 @@ struct fnn_network {
 };
 
 enum { NS_BRIEF = 5000, NS_SPLIT = 200000, NS_POLL = 20000000 }; /* see estimate_ns */
+enum { DOUBTFUL = -1 }; /* in place of a label, until it is known */
 enum { COLUMNS_OF_SHARE = 256, SHARED_WEIGHTS = 1 << 18 }; /* of a layer worth sharing: a round of the team costs about 1 us */
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -465,12 +466,14 @@ static void top_k(const float *key, int64_t n, int64_t k, int64_t *labels)
 typedef struct {
     const fnn_network *net;
     const fnn_call *call;
-    int64_t n_tiles, n_blocks; /* of all rows; blocks of as many tiles each, or one more */
+    int64_t n_rows;            /* in all */
+    int64_t n_tiles, n_blocks; /* of them; blocks of as many tiles each, or one more */
     int is_polled;             /* long enough for `poll` to matter */
     int64_t polled_at;         /* when, in ns; the calling thread's */
     atomic_int is_stopped, is_out_of_memory;
     atomic_int_fast64_t executed; /* multiply-adds, if call->work is wanted */
     const int64_t *rows;       /* NULL, or which of the caller's rows these are */
+    const fnn_certificate *certificate; /* NULL, or labels that float32's might not be become DOUBTFUL */
     fnn_team *team;            /* NULL, or shares the panels of a layer: one block, several threads */
 } pass;
 
@@ -479,7 +482,38 @@ typedef struct { char *from, *to; uint32_t *lists, *cuts; } buffers;
 
 static size_t workspace_bytes(const fnn_network *net)
 {
-    return (size_t)(2 * net->n_buffer + net->n_tiles * (net->n_list + net->n_cuts) * 4);
+    return (size_t)(2 * net->n_buffer + round_up(net->n_tiles * (net->n_list + net->n_cuts) * 4, 64));
+}
+
+/* What a certificate wants to see of a block, behind the rest of the workspace: the inputs of every
+ * int8 layer (stage) as they were rounded, and before that; the z of the last stage. */
+typedef struct {
+    fnn_stage_rows stages[FNN_MAX_STAGES];
+    float *z;
+    void *work;
+    uint8_t *is_doubtful;
+} evidence;
+
+/* Its bytes for a block of so many rows; `e`, where it is wanted, points into `at`. */
+static size_t lay_out_evidence(const pass *p, int64_t n_rows, char *at, evidence *e)
+{
+    const fnn_certificate *c = p->certificate;
+    int64_t n = 0;
+    if (c == NULL) return 0;
+    for (int i = 0; i < c->n_stages; i++) {
+        const int64_t k = c->stages[i].n_inputs;
+        if (e != NULL) {
+            e->stages[i] = (fnn_stage_rows){.q = (uint8_t *)at + n, .q_stride = k, .a_stride = k};
+            if (i > 0) e->stages[i].a = (float *)(at + n + round_up(n_rows * k, 64));
+        }
+        n += round_up(n_rows * k, 64) + (i > 0 ? round_up(n_rows * k * 4, 64) : 0);
+    }
+    if (e != NULL) e->z = (float *)(at + n);
+    n += round_up(n_rows * c->n_inputs * 4, 64);
+    if (e != NULL) e->work = at + n;
+    n += round_up((int64_t)fnn_certify_work_bytes(c), 64);
+    if (e != NULL) e->is_doubtful = (uint8_t *)at + n;
+    return (size_t)(n + n_rows);
 }
 
 /* The caller's row number `row` of a pass. */
@@ -565,7 +599,7 @@ static void emit(const pass *p, const layer *l, float *y, float *spare, int64_t 
         float *values = (float *)call->out + row * n;
         switch (call->output) {
         case FNN_LABELS:
-            labels[row] = n == 1 ? y[0] > 0.0f : argmax(y, n);
+            labels[number_of(p, row)] = n == 1 ? y[0] > 0.0f : argmax(y, n);
             break;
         case FNN_TOP_K:
             labels += row * call->k;
@@ -617,8 +651,9 @@ static int n_tiles_of(const layer *l, int m)
 
 /* Whether tiles of m rows have their inputs packed, given a block of several. Worth it from 8 panels
  * on: packing takes about 3 cycles an input, a panel 12. */
-static int is_packed(const layer *l, int m)
+static int is_packed(const pass *p, const layer *l, int m)
 {
+    if (p->certificate != NULL && l->row->kr == 1) return 0; /* which still wants to see them */
     return m == l->row->mr && l->n_panels >= 8 && l->row->pack != NULL;
 }
 
@@ -679,7 +714,7 @@ static void run_panels(const layer_run *run, int64_t panel)
             };
             assert(t.m >= 1 && t.m <= row->mr && t.n >= 1 && t.n_active >= 0);
             assert(t.n_active == 0 || t.list[t.n_active - 1] < l->n_groups);
-            if (run->n_tiles > 1 && is_packed(l, t.m)) {
+            if (run->n_tiles > 1 && is_packed(p, l, t.m)) {
                 const int64_t next = is_last ? l->n_groups : (block + 1) * kc;
                 t.x = run->x + (i - row->mr) * run->ldx + from * row->mr * 4;
                 t.ahead_step = (row->nr * 4 + run->n_tiles - 1) / run->n_tiles;
@@ -738,18 +773,21 @@ static int run_layer(layer_run *run, int is_caller)
 /* The rows of `b->from` to the layer's own format, tile by tile. `size`: bytes of an input where they
  * are floats of the layer before (4), u8 that it gave (1), or the caller's (0). */
 static void encode_rows(pass *p, const layer *l, int64_t first, int m, const buffers *b, int64_t ldx,
-                        int size, int64_t *n_active, uint64_t *is_lost)
+                        int size, const fnn_stage_rows *kept, int64_t *n_active, uint64_t *is_lost)
 {
     const int mr = l->row->mr, n_tiles = n_tiles_of(l, m);
     char *const x = b->from + p->net->room;
     for (int tile = 0; tile < n_tiles; tile++) {
         const int64_t r = start_of_tile(tile, n_tiles, m, mr);
         unsigned is_nan = 0;
-        fnn_encode e = {.m = (int)(start_of_tile(tile + 1, n_tiles, m, mr) - r), .k = l->k, .to = x + r * ldx, .ld = ldx,
+        fnn_encode e = {.m = (int)(start_of_tile(tile + 1, n_tiles, m, mr) - r),
+                        .k = l->k, .to = x + r * ldx, .ld = ldx,
                         .list = b->lists + tile * p->net->n_list,
                         .keep_zeros = p->call->keep_zeros, .inverse = l->inverse,
                         .zero = l->zero, .is_nan = &is_nan};
         assert(tile < p->net->n_tiles);
+        if (kept != NULL && kept->a != NULL)
+            copy_rows((float *)kept->a + r * l->k, e.to, e.m, l->k, ldx);
         if (size == 0) {
             n_active[tile] = encode_input(p, l, first + r, &e);
         } else {
@@ -760,10 +798,12 @@ static void encode_rows(pass *p, const layer *l, int64_t first, int m, const buf
             n_active[tile] = l->row->encode_f32(&e);
         }
         assert(n_active[tile] <= l->n_groups);
+        for (int i = 0; kept != NULL && i < e.m; i++)
+            memcpy((uint8_t *)kept->q + (r + i) * l->k, (char *)e.to + i * ldx, (size_t)l->k);
         for (int i = 0; is_nan != 0; i++, is_nan >>= 1)
             if (is_nan & 1) is_lost[(r + i) / 64] |= (uint64_t)1 << (r + i) % 64;
         if (n_tiles > 1) {
-            if (is_packed(l, e.m)) l->row->pack(&e, n_active[tile], x + (r - mr) * ldx);
+            if (is_packed(p, l, e.m)) l->row->pack(&e, n_active[tile], x + (r - mr) * ldx);
             cut(e.list, n_active[tile], l->n_groups, block_of_k(l->row),
                 b->cuts + tile * p->net->n_cuts);
         }
@@ -801,7 +841,7 @@ static void emit_trace(pass *p, int i, const layer *l, int64_t first, int m, buf
 static int64_t start_of_block(const pass *p, int64_t index)
 {
     const int64_t n_tiles = p->n_tiles, tile = n_tiles * index / p->n_blocks;
-    return start_of_tile(tile, n_tiles, p->call->n_rows, p->net->paths[p->call->dtype].mr);
+    return start_of_tile(tile, n_tiles, p->n_rows, p->net->paths[p->call->dtype].mr);
 }
 
 /* Rows of block `index` through all layers. Returns 0 to stop. */
@@ -813,8 +853,9 @@ static int run_block(void *context, int64_t index, int is_caller)
     const path *way = &net->paths[call->dtype];
     const int is_only = p->n_blocks == 1; /* spares divisions, which one row feels */
     const int64_t first = is_only ? 0 : start_of_block(p, index);
-    const int m = (int)((is_only ? call->n_rows : start_of_block(p, index + 1)) - first);
-    char *workspace = fnn_workspace_take(workspace_bytes(net));
+    const int m = (int)((is_only ? p->n_rows : start_of_block(p, index + 1)) - first);
+    const size_t n_workspace = workspace_bytes(net);
+    char *workspace = fnn_workspace_take(n_workspace + lay_out_evidence(p, way->block, NULL, NULL));
     if (workspace == NULL) {
         p->is_out_of_memory = 1;
         return 0;
@@ -825,6 +866,8 @@ static int run_block(void *context, int64_t index, int is_caller)
     b.cuts = b.lists + net->n_tiles * net->n_list;
     const uint64_t fp_mode = fnn_fp_mode_default();
     int64_t ldx = ld_of_input(way->first, call->dtype == FNN_U8 ? 1 : 4);
+    evidence seen;
+    lay_out_evidence(p, way->block, workspace + n_workspace, &seen);
     uint64_t is_lost[MOST_ROWS / 64]; /* rows that had a NaN when they became u8 */
     for (int i = 0; i < (m + 63) / 64; i++) is_lost[i] = 0;
     int size = 0, is_done = 1;
@@ -833,30 +876,49 @@ static int run_block(void *context, int64_t index, int is_caller)
         const int is_last = i + 1 == net->n_layers;
         const layer *l = layer_at(net, way, i);
         int64_t n_active[MOST_ROWS / 4]; /* no tile has fewer rows */
-        encode_rows(p, l, first, m, &b, ldx, size, n_active, is_lost);
-        const int is_plain = call->trace_z != NULL || (is_last && stays_at_z(call, l));
+        const int n_stages = p->certificate == NULL ? 0 : p->certificate->n_stages;
+        const int is_u8_out = l->is_u8_out && n_stages == 0; /* a certificate wants floats as well */
+        const int is_plain = call->trace_z != NULL || (is_last && stays_at_z(call, l)) ||
+                             i + 1 == n_stages;
+        encode_rows(p, l, first, m, &b, ldx, size, i < n_stages ? &seen.stages[i] : NULL, n_active,
+                    is_lost);
         layer_run run = {.p = p, .l = l, .m = m, .n_tiles = n_tiles_of(l, m),
                          .x = b.from + net->room, .y = b.to + net->room, .ldx = ldx, .ldy = l->ld,
                          .b = &b, .n_active = n_active,
                          .activation = is_plain ? FNN_act_identity : l->activation};
-        if (!l->is_u8_out || call->trace_z != NULL) is_done = run_layer(&run, is_caller);
+        if (!is_u8_out || call->trace_z != NULL) is_done = run_layer(&run, is_caller);
         if (call->trace_z != NULL && is_done) emit_trace(p, i, l, first, m, &b, is_lost);
-        if (l->is_u8_out && is_done) {
+        if (is_u8_out && is_done) {
             run.ldy = l->ld_u8;
             run.activation = FNN_act_identity;
             run.is_u8_out = 1;
             is_done = run_layer(&run, is_caller);
         }
+        if (i + 1 == n_stages) {
+            copy_rows(seen.z, run.y, m, l->n, l->ld);
+            for (int r = 0; r < m; r++)
+                net->floats->activate[l->activation](l->parameters, (float *)(run.y + r * l->ld), l->n);
+        }
         if (is_last && is_done && call->trace_z == NULL) {
-            float *const y = (float *)(b.to + net->room);
+            float *const y = (float *)run.y;
             restore_nan(y, m, l->n, l->ld, is_lost);
             emit(p, l, y, (float *)b.from, first, m);
+            if (n_stages > 0) {
+                const fnn_certify_rows rows = {
+                    .stages = seen.stages, .z = seen.z, .z_stride = p->certificate->n_inputs,
+                    .hidden = (float *)run.x, .hidden_stride = ldx / 4,
+                    .logits = y, .logits_stride = l->ld / 4};
+                if (fnn_certify(p->certificate, net->floats->certify, &rows, m, seen.is_doubtful, NULL,
+                                seen.work) > 0)
+                    for (int r = 0; r < m; r++)
+                        if (seen.is_doubtful[r]) ((int64_t *)call->out)[first + r] = DOUBTFUL;
+            }
         }
         char *const swap = b.from;
         b.from = b.to;
         b.to = swap;
-        ldx = l->is_u8_out ? l->ld_u8 : l->ld;
-        size = l->is_u8_out ? 1 : 4;
+        ldx = is_u8_out ? l->ld_u8 : l->ld;
+        size = is_u8_out ? 1 : 4;
     }
     fnn_fp_mode_restore(fp_mode);
     fnn_workspace_give_back(workspace);
@@ -889,35 +951,69 @@ int fnn_may_split(const fnn_network *net, int64_t n_rows)
     return (double)n_rows * net->ns_per_row >= NS_SPLIT;
 }
 
-fnn_status fnn_forward(const fnn_network *net, const fnn_call *call)
+/* `p` says what is to be done; of the caller's rows, n_rows. */
+static fnn_status forward(pass *p, int64_t n_rows)
 {
+    const fnn_network *net = p->net;
+    const fnn_call *call = p->call;
     const path *way = &net->paths[call->dtype];
     int64_t n_worked = 0;
-    const double ns = (double)call->n_rows * net->ns_per_row;
-    pass p = {.net = net, .call = call, .n_tiles = (call->n_rows + way->mr - 1) / way->mr,
-              .is_polled = call->poll != NULL && ns >= NS_SPLIT};
-    if (p.is_polled) p.polled_at = now_ns();
-    if (call->n_rows > 0) {
-        const int64_t n_threads = fnn_may_split(net, call->n_rows) ? call->n_threads : 1;
-        p.n_blocks = 1;
-        if (call->n_rows > way->block || n_threads > 1) {
-            const int64_t n_blocks = (call->n_rows + way->block - 1) / way->block;
-            p.n_blocks = round_up(n_blocks, n_threads); /* every thread as many */
-            if (p.n_blocks > p.n_tiles) p.n_blocks = p.n_tiles;
+    p->n_rows = n_rows;
+    p->n_tiles = (n_rows + way->mr - 1) / way->mr;
+    p->n_blocks = 1;
+    p->is_polled = call->poll != NULL && (double)n_rows * net->ns_per_row >= NS_SPLIT;
+    if (p->is_polled) p->polled_at = now_ns();
+    if (n_rows > 0) {
+        const int64_t n_threads = fnn_may_split(net, n_rows) ? call->n_threads : 1;
+        if (n_rows > way->block || n_threads > 1) {
+            const int64_t n_blocks = (n_rows + way->block - 1) / way->block;
+            p->n_blocks = round_up(n_blocks, n_threads); /* every thread as many */
+            if (p->n_blocks > p->n_tiles) p->n_blocks = p->n_tiles;
         }
         fnn_team team = {0};
-        if (n_threads > 1 && p.n_tiles == 1) { /* too few rows to share them out */
+        if (n_threads > 1 && p->n_tiles == 1) { /* too few rows to share them out */
             const int64_t n_members = n_threads < net->most_shares ? n_threads : net->most_shares;
-            p.team = &team;
-            n_worked = fnn_parallel_for(n_members, (int)n_members, run_in_team, go_on, &p);
+            p->team = &team;
+            n_worked = fnn_parallel_for(n_members, (int)n_members, run_in_team, go_on, p);
+            p->team = NULL;
         } else {
-            n_worked = fnn_parallel_for(p.n_blocks, (int)n_threads, run_block, go_on, &p);
+            n_worked = fnn_parallel_for(p->n_blocks, (int)n_threads, run_block, go_on, p);
         }
     }
-    if (call->work != NULL)
-        *call->work = (fnn_work){n_worked, p.executed, call->n_rows * net->n_madds};
-    if (p.is_out_of_memory) return FNN_NO_MEMORY;
-    return p.is_stopped ? FNN_INTERRUPTED : FNN_OK;
+    if (call->work != NULL) {
+        if (n_worked > call->work->n_threads) call->work->n_threads = n_worked;
+        call->work->executed += p->executed;
+        call->work->effective += n_rows * net->n_madds;
+    }
+    if (p->is_out_of_memory) return FNN_NO_MEMORY;
+    return p->is_stopped ? FNN_INTERRUPTED : FNN_OK;
+}
+
+fnn_status fnn_forward(const fnn_network *net, const fnn_call *call)
+{
+    pass p = {.net = net, .call = call};
+    if (call->work != NULL) *call->work = (fnn_work){0};
+    return forward(&p, call->n_rows);
+}
+
+fnn_status fnn_forward_certified(const fnn_network *fast, const fnn_network *exact,
+                                 const fnn_certificate *certificate, const fnn_call *call)
+{
+    enum { AT_ONCE = 1024 };
+    int64_t doubtful[AT_ONCE], *const labels = call->out;
+    pass p = {.net = fast, .call = call, .certificate = certificate};
+    assert(call->output == FNN_LABELS && call->dtype == FNN_U8);
+    if (call->work != NULL) *call->work = (fnn_work){0};
+    fnn_status status = forward(&p, call->n_rows);
+    for (int64_t row = 0; row < call->n_rows && status == FNN_OK;) {
+        int64_t n = 0;
+        for (; row < call->n_rows && n < AT_ONCE; row++)
+            if (labels[row] == DOUBTFUL) doubtful[n++] = row;
+        pass again = {.net = exact, .call = call, .rows = doubtful};
+        if (n > 0) status = forward(&again, n);
+        if (call->work != NULL) call->work->n_doubtful += n;
+    }
+    return status;
 }
 
 /* ---- single pieces, for tests and measurements ----------------------------------------------- */

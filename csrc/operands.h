@@ -22,6 +22,9 @@
 #define ACTIVATE_f32 activate /* of activations.h */
 #define ACTIVATE_bf16 NULL
 #define ACTIVATE_i8 NULL
+#define CERTIFY_f32 &certify_loops /* of the including file */
+#define CERTIFY_bf16 NULL
+#define CERTIFY_i8 NULL
 
 /* KR: inputs of a group. BITS: of a group that are not all zero if it matters (-0 does not).
  * REGISTERS: what a spread group or a loaded weight vector takes. */

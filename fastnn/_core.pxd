@@ -1,6 +1,6 @@
 # The C API of csrc/fastnn.h as Cython sees it, and the class that wraps a network.
 
-from libc.stdint cimport int8_t, int64_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint64_t
 cimport numpy as cnp
 
 cdef extern from "fastnn.h" nogil:
@@ -51,7 +51,7 @@ cdef extern from "fastnn.h" nogil:
     ctypedef enum fnn_output:
         FNN_OUTPUTS, FNN_LOGITS, FNN_PROBABILITIES, FNN_LABELS, FNN_TOP_K
     ctypedef struct fnn_work:
-        int64_t n_threads, executed, effective
+        int64_t n_threads, executed, effective, n_doubtful
     ctypedef struct fnn_call:
         const void *x
         fnn_dtype dtype
@@ -67,6 +67,33 @@ cdef extern from "fastnn.h" nogil:
         float **trace_a
         fnn_work *work
     fnn_status fnn_forward(const fnn_network *network, const fnn_call *call)
+    enum:
+        FNN_MAX_STAGES
+    ctypedef struct fnn_stage:
+        int64_t n_inputs, n_outputs
+        double input_scale
+        int32_t input_zero, n_taps
+        int32_t *lag
+        int32_t *tap
+        double error, residual, noise, defect, fixed, per_q, per_x
+        const float *directions
+        double direction_scale, tail, slop, per_z, per_a, fixed_a, largest_unit
+        const float *each
+        double each_defect, flat_below, flat_above
+    ctypedef struct fnn_certificate:
+        int32_t n_stages
+        const fnn_stage *stages
+        int64_t n_inputs, n_outputs
+        int32_t by_z, is_exact
+        double last_constant
+        const float *weight
+        const double *pair
+        const double *weight_slop
+        const double *fixed
+        const double *per_a
+        double crude_square, crude_fixed, pair_most, fixed_largest, per_a_largest
+    fnn_status fnn_forward_certified(const fnn_network *fast, const fnn_network *exact,
+                                     const fnn_certificate *certificate, const fnn_call *call)
     int fnn_is_brief(const fnn_network *network, int64_t n_rows)
     int fnn_may_split(const fnn_network *network, int64_t n_rows)
 
@@ -84,8 +111,21 @@ cdef extern from "fastnn.h" nogil:
     double fnn_burn(const fnn_row *row, int64_t n)
 
 
+cdef class Network
+
+
+cdef class Certifier:
+    cdef readonly Network fast
+    cdef fnn_certificate certificate
+    cdef fnn_stage *stages
+    cdef list kept                   # what the certificate points into
+
+    cdef void *keep(self, object array, cnp.dtype dtype) except NULL
+
+
 cdef class Network:
     cdef fnn_network *network
+    cdef Certifier certifier         # None, or how labels of uint8 rows are found
     cdef readonly int64_t n_inputs, n_outputs
     cdef int last_activation
     cdef bint is_regression, takes_pixels_only, keeps_zeros, has_pixel_layer

@@ -6,12 +6,14 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from fastnn.certify import Certificate
 from fastnn.layers import Dense
 from fastnn.quantize import QuantizedDense
 
 class ActivationInfo(TypedDict):
     parameters: dict[str, float | None]
     last_layer_only: bool
+    label_by_z: bool
 
 class KernelInfo(TypedDict):
     isa: str
@@ -51,6 +53,11 @@ def peak_gflops(
     format: str = "f32",  # noqa: A002
 ) -> float: ...
 
+class Certifier:
+    @property
+    def fast(self) -> Network: ...
+    def __init__(self, fast: Network, certificate: Certificate) -> None: ...
+
 class Network:
     @property
     def n_inputs(self) -> int: ...
@@ -66,6 +73,7 @@ class Network:
         classes: npt.NDArray[Any] | None = None,
         task: str = "classify",
         isa: str | None = None,
+        certifier: Certifier | None = None,
     ) -> None: ...
     @property
     def nbytes(self) -> int: ...

@@ -21,6 +21,7 @@ from libc.string cimport memset
 cnp.import_array()
 
 cdef cnp.dtype FLOAT32 = np.dtype(np.float32)
+cdef cnp.dtype FLOAT64 = np.dtype(np.float64)
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept  # sets the exception, which stays pending: see raise_pending
@@ -56,8 +57,9 @@ cdef dict ACTIVATION_IDS = {fnn_activations[i].name.decode(): i for i in range(f
 def activations():
     """The activations there are, as the C table lists them.
 
-    Returns {name: {"parameters": {parameter: default}, "last_layer_only": bool}}; a default of
-    None means that the parameter has to be given.
+    Returns {name: {"parameters": {parameter: default}, "last_layer_only": bool, "label_by_z":
+    bool}}; a default of None means that the parameter has to be given; "label_by_z": labels are
+    those of the largest z.
     """
     listing = {}
     for name, i in ACTIVATION_IDS.items():
@@ -69,6 +71,7 @@ def activations():
                 for j in range(entry.n_parameters)
             },
             "last_layer_only": bool(entry.last_layer_only),
+            "label_by_z": bool(entry.label_by_z),
         }
     return listing
 
@@ -189,6 +192,64 @@ def peak_gflops(isa=None, double seconds=0.05, str format="f32"):
     return best
 
 
+# ---- certified labels ----------------------------------------------------------------------------
+
+cdef class Certifier:
+    """The int8 network whose labels are certified, and a `fastnn.certify.Certificate` as C has it."""
+
+    def __init__(self, Network fast, certificate):
+        cdef fnn_certificate *c = &self.certificate
+        cdef fnn_stage *to
+        n_stages = len(certificate.stages)
+        if not 1 <= n_stages <= FNN_MAX_STAGES:
+            raise ValueError(f"certify: {n_stages} int8 layers, want 1 to {FNN_MAX_STAGES}")
+        if self.stages != NULL:
+            raise RuntimeError("Certifier: __init__ has been called")
+        self.fast = fast
+        self.kept = []
+        self.stages = <fnn_stage *>PyMem_Calloc(n_stages, sizeof(fnn_stage))
+        if self.stages == NULL:
+            raise MemoryError()
+        for i, stage in enumerate(certificate.stages):
+            to = &self.stages[i]
+            to.n_inputs, to.n_outputs = stage.n_inputs, stage.n_outputs
+            to.input_scale, to.input_zero = stage.input_scale, stage.input_zero
+            to.n_taps = len(stage.taps.lags)
+            for j, (lag, tap) in enumerate(stage.taps.pairs):
+                to.lag[j], to.tap[j] = lag, tap
+            to.error, to.residual, to.noise = stage.error, stage.residual, stage.noise
+            to.defect, to.fixed = stage.defect, stage.fixed
+            to.per_q, to.per_x = stage.per_q, stage.per_x
+            if stage.directions.size:
+                to.directions = <const float *>self.keep(stage.directions, FLOAT32)
+            to.direction_scale, to.tail, to.slop = stage.direction_scale, stage.tail, stage.slop
+            to.per_z, to.per_a, to.fixed_a = stage.per_z, stage.per_a, stage.fixed_a
+            to.largest_unit, to.each_defect = stage.largest_unit, stage.unit_defect
+            if i + 1 == n_stages:
+                to.each = <const float *>self.keep(stage.each, FLOAT32)
+            to.flat_below, to.flat_above = stage.lipschitz.flat_below, stage.lipschitz.flat_above
+        c.n_stages, c.stages = n_stages, self.stages
+        c.n_outputs, c.n_inputs = certificate.weight.shape
+        c.by_z, c.is_exact = certificate.by_z, certificate.last.is_exact
+        c.last_constant = certificate.last.constant
+        c.weight = <const float *>self.keep(certificate.weight, FLOAT32)
+        c.pair = <const double *>self.keep(certificate.pair, FLOAT64)
+        c.weight_slop = <const double *>self.keep(certificate.weight_slop, FLOAT64)
+        c.fixed = <const double *>self.keep(certificate.fixed, FLOAT64)
+        c.per_a = <const double *>self.keep(certificate.per_a, FLOAT64)
+        c.crude_square, c.crude_fixed = certificate.crude_square, certificate.crude_fixed
+        c.pair_most, c.fixed_largest = certificate.pair.max(), certificate.fixed.max()
+        c.per_a_largest = certificate.per_a.max()
+
+    def __dealloc__(self):
+        PyMem_Free(self.stages)
+
+    cdef void *keep(self, object array, cnp.dtype dtype) except NULL:
+        cdef cnp.ndarray own = np.ascontiguousarray(array, dtype)
+        self.kept.append(own)
+        return cnp.PyArray_DATA(own)
+
+
 # ---- networks ------------------------------------------------------------------------------------
 
 cdef int poll_signals(void *unused) noexcept with gil:
@@ -252,6 +313,7 @@ cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
     cdef char *b_start = <char *>cnp.PyArray_DATA(b)
     cdef char *b_end = b_start + cnp.PyArray_ITEMSIZE(b)
     cdef int64_t span
+    cdef int i  # untyped, a loop counts in Python's integers, 20 ns a turn
     for i in range(cnp.PyArray_NDIM(b)):
         if cnp.PyArray_DIM(b, i) == 0:
             return False
@@ -279,12 +341,13 @@ cdef class Network:
     first layer; None: uint8 input takes layers[0] as it is. is_scaled: whether pixels are other
     numbers than floats are, so that other integers are ambiguous; None: where there is a `pixel`.
     format: of the Dense records, "f32" or "bf16". classes: what labels stand for, or None:
-    themselves. isa: the ceiling, or None: FASTNN_ISA, else the best there is.
+    themselves. isa: the ceiling, or None: FASTNN_ISA, else the best there is. certifier: of a
+    certified model, whose own layers are float32.
     FASTNN_ISA and FASTNN_SKIP are read here, not at calls.
     """
 
     def __init__(self, layers, *, pixel=None, is_scaled=None, str format="f32", classes=None,
-                 task="classify", isa=None):
+                 task="classify", isa=None, Certifier certifier=None):
         cdef int n_layers = len(layers), n_records = n_layers + (pixel is not None), where = 0
         cdef fnn_dense *described
         cdef fnn_network *network = NULL
@@ -318,6 +381,7 @@ cdef class Network:
                        FNN_BAD_ACTIVATION: "has an activation for the last layer only"}
             raise ValueError(f"{layer_name} {problem.get(status, 'was refused')}")
         self.network = network
+        self.certifier = certifier
         self.n_inputs = kept[0][0].shape[0]
         self.n_outputs = kept[n_layers - 1][0].shape[1]
         self.shapes = tuple(arrays[0].shape[1] for arrays in kept[:n_layers])
@@ -339,18 +403,24 @@ cdef class Network:
     def nbytes(self):
         """Bytes of the packed weights and biases, padding included."""
         self.check_built()
-        return fnn_network_bytes(self.network)
+        return fnn_network_bytes(self.network) + (
+            0 if self.certifier is None else self.certifier.fast.nbytes)
 
     @property
     def kernels(self):
-        """The kernel of each layer: dicts of isa, format, mr, nr."""
+        """The kernel of each layer: dicts of isa, format, mr, nr. Of a certified model, those that
+        `predict` runs first for uint8 rows."""
         self.check_built()
+        if self.certifier is not None:
+            return self.certifier.fast.kernels
         return tuple(describe(fnn_network_row(self.network, i)) for i in range(len(self.shapes)))
 
     @property
     def pixel_kernel(self):
         """The kernel of the first layer for uint8 input, as `kernels` has that for floats."""
         self.check_built()
+        if self.certifier is not None:
+            return self.certifier.fast.pixel_kernel
         return describe(fnn_network_row(self.network,
                                         len(self.shapes) if self.has_pixel_layer else 0))
 
@@ -474,20 +544,21 @@ cdef class Network:
         """Run one row of zeros, so that the next call finds memory touched and allocated."""
         self.run("warmup", np.zeros((1, self.n_inputs), np.float32), None, 1, FNN_LOGITS)
 
-    def _work(self, x, threads=None):
-        """What a forward pass over x does: executed and effective (dense) multiply-adds, and the
-        number of threads that took part."""
+    def _work(self, x, threads=None, bint labels=False):
+        """What a forward pass over x does: executed and effective (dense) multiply-adds, the
+        number of threads that took part, and the number of rows that were doubtful, for `labels`
+        of a certified model."""
         cdef fnn_call call
         cdef fnn_work work
         kept = self.take_rows("_work", x, &call)
-        out = np.empty((call.n_rows, self.n_outputs), np.float32)
-        call.output = FNN_LOGITS
+        out = np.empty((call.n_rows, self.n_outputs), np.int64)
+        call.output = FNN_LABELS if labels else FNN_LOGITS
         call.out = cnp.PyArray_DATA(out)
         call.n_threads = self.choose_threads("_work", threads, call.n_rows)
         call.work = &work
         self.forward_rows(&call)
         return {"executed": work.executed, "effective": work.effective,
-                "n_threads": work.n_threads}
+                "n_threads": work.n_threads, "n_doubtful": work.n_doubtful}
 
     # -- below: arrays to fnn_call -----------------------------------------------------------------
 
@@ -497,6 +568,7 @@ cdef class Network:
         cdef cnp.npy_intp shape[2]
         cdef int n_dimensions = 2
         cdef int dtype = cnp.NPY_FLOAT32
+        cdef bint is_mapped
         kept = self.take_rows(what, x, &call)
         shape[0], shape[1] = call.n_rows, self.n_outputs
         if output == FNN_LABELS:
@@ -577,10 +649,16 @@ cdef class Network:
 
     cdef int forward_rows(self, fnn_call *call) except -1:
         cdef fnn_status status
+        cdef bint is_certified = (self.certifier is not None and call.output == FNN_LABELS
+                                  and call.dtype == FNN_U8 and call.trace_z == NULL)
         call.poll = poll_signals
         # For a call of a few microseconds, giving the GIL away and asking for it back costs more
         # than it gives to others.
-        if fnn_is_brief(self.network, call.n_rows):
+        if is_certified:
+            with nogil:
+                status = fnn_forward_certified(self.certifier.fast.network, self.network,
+                                               &self.certifier.certificate, call)
+        elif fnn_is_brief(self.network, call.n_rows):
             status = fnn_forward(self.network, call)
         else:
             with nogil:
@@ -657,7 +735,8 @@ cdef int check_out(str what, str name, object out, int n_dimensions, cnp.npy_int
                    cnp.dtype dtype, cnp.ndarray x) except -1:
     cdef cnp.ndarray array
     cdef bint is_shaped
-    if not isinstance(out, np.ndarray):
+    cdef int i
+    if not cnp.PyArray_Check(out):
         raise TypeError(f"{what}: {name} is {type(out).__name__}, want a NumPy array")
     array = out
     if <object>cnp.PyArray_DESCR(array) is not dtype and out.dtype != dtype:

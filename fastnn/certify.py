@@ -17,12 +17,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ACTIVATIONS", "Certificate", "Rows", "Taps", "norm_bound", "shaped_weights"]
+if TYPE_CHECKING:
+    from fastnn._core import Certifier
+    from fastnn.layers import Dense
+    from fastnn.quantize import Calibration, QuantizedDense
+
+__all__ = [
+    "ACTIVATIONS",
+    "Certificate",
+    "Rows",
+    "Taps",
+    "certifier",
+    "int8_layers",
+    "norm_bound",
+    "shaped_weights",
+]
 
 _Float32 = npt.NDArray[np.float32]
 _Float64 = npt.NDArray[np.float64]
@@ -51,6 +65,8 @@ class Lipschitz(NamedTuple):
     """f is constant, as computed, up to this z ..."""
     flat_above: float = np.inf
     """... and from this z on."""
+    at_zero: float = 0
+    """At least |f(0)|."""
 
 
 # The largest slopes are derived in docs/certified.md, "Lipschitz constants". An activation that has
@@ -58,20 +74,20 @@ class Lipschitz(NamedTuple):
 # last layer alone, whose labels are those of z.
 ACTIVATIONS: dict[str, Callable[[Mapping[str, float]], Lipschitz]] = {
     "identity": lambda _: Lipschitz(1, True),
-    "sigmoid": lambda _: Lipschitz(0.25, False),
+    "sigmoid": lambda _: Lipschitz(0.25, False, at_zero=0.5),
     "tanh": lambda _: Lipschitz(1, False),
     "relu": lambda _: Lipschitz(1, True, 0, np.inf),
     "leaky_relu": lambda p: Lipschitz(max(1, abs(p["alpha"])), False),
     "relu6": lambda _: Lipschitz(1, True, 0, 6),
-    "clip": lambda p: Lipschitz(1, True, p["lo"], p["hi"]),
+    "clip": lambda p: Lipschitz(1, True, p["lo"], p["hi"], max(abs(p["lo"]), abs(p["hi"]))),
     "elu": lambda p: Lipschitz(max(1, abs(p["alpha"])), False),
     "selu": lambda _: Lipschitz(1.7581, False),
     "gelu": lambda _: Lipschitz(1.13, False),
     "gelu_tanh": lambda _: Lipschitz(1.13, False),
     "silu": lambda _: Lipschitz(1.1, False),
-    "hardsigmoid": lambda p: Lipschitz(abs(p["alpha"]), False),
+    "hardsigmoid": lambda p: Lipschitz(abs(p["alpha"]), False, at_zero=1),
     "hardswish": lambda _: Lipschitz(1.5, False, -3, np.inf),
-    "softplus": lambda _: Lipschitz(1, False),
+    "softplus": lambda _: Lipschitz(1, False, at_zero=0.7),
     "softsign": lambda _: Lipschitz(1, False),
 }
 """Of each activation that can be certified: its parameters (as float32) to a `Lipschitz`."""
@@ -215,12 +231,27 @@ class Taps:
                 f"and at most {16 * TAP} of taps in all"
             )
 
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """(lag, tap) each."""
+        return tuple(zip(self.lags, self.taps, strict=True))
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[int, int]]) -> Taps:
+        """From `pairs`."""
+        return cls(tuple(lag for lag, _ in pairs), tuple(tap for _, tap in pairs))
+
     def residual(self, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """TAP * p, exact, for integers x of shape (rows, inputs)."""
         p = x * TAP
         for lag, tap in zip(self.lags, self.taps, strict=True):
             p[:, lag:] -= tap * x[:, : x.shape[1] - lag] if lag < x.shape[1] else 0
         return p
+
+    def within(self, n_inputs: int) -> Taps:
+        """Those that reach an input; a file may say anything, and lags take memory."""
+        kept = [pair for pair in zip(self.lags, self.taps, strict=True) if pair[0] < n_inputs]
+        return Taps(tuple(lag for lag, _ in kept), tuple(tap for _, tap in kept))
 
     @classmethod
     def fitted(cls, rows: npt.NDArray[np.uint8], n_taps: int = 4, longest: int = 128) -> Taps:
@@ -322,8 +353,6 @@ class Stage:
     """Times the length of the input's rounding error."""
     noise: float
     """Times the length of TAP * p."""
-    crude: float
-    """Times the length of q - zero, in place of `noise`."""
     defect: float
     """Times the length of q - zero, beside `noise`."""
     fixed: float
@@ -345,6 +374,11 @@ class Stage:
     """... beside this times the length of activation(z) ..."""
     fixed_a: float
     """... and this."""
+    crude: tuple[float, float]
+    """z's error and activation(z) are at most so long, in units and without, times |q|, beside what
+    `fixed` and ..."""
+    hidden_fixed: float
+    """... this says, if there is no error before and q is exact."""
     unit_error: _Float64 = field(repr=False)
     """(outputs,) as error, residual, noise + defect, fixed + ..., for each output alone."""
     unit_residual: _Float64 = field(repr=False)
@@ -411,6 +445,8 @@ class Certificate:
     per_a: _Float64
     """(outputs,) the same, times the sum of the lengths of both its inputs."""
     last: Lipschitz
+    crude_square: float
+    crude_fixed: float
 
     def __init__(
         self,
@@ -445,7 +481,7 @@ class Certificate:
                 known[i],
                 following=layers[i + 1].weight,
                 is_last=i + 1 == len(quantized),
-                taps=(taps if i == 0 and is_pixel else None) or Taps(),
+                taps=taps.within(len(layers[0].weight)) if taps and is_pixel and i == 0 else Taps(),
                 unit_before=unit,
                 is_exact=i == 0 and is_pixel,
             )
@@ -467,6 +503,25 @@ class Certificate:
         self.weight_slop = _length(scaled, axis=1) * (3 * EPSILON) + _LOST * math.sqrt(n)
         self.fixed = 2 * (_gamma(n) * np.abs(last.bias.astype(np.float64)) + (n + 2) * TINY)
         self.per_a = _gamma(n) * _length(w, axis=0)
+        self.crude_square, self.crude_fixed = self._crude()
+
+    def _crude(self) -> tuple[float, float]:
+        """(square, fixed): sure is a row with (margin - fixed)^2 > square * (sum of q), the pixels
+        being all there is to know of it; square is inf where that cannot be said."""
+        stage = self.stages[0]
+        is_told = self.by_z and self.n_outputs > 1 and len(self.stages) == 1
+        if not is_told or not np.isfinite(stage.crude).all():
+            return math.inf, math.inf
+        # Each as (times |q|, fixed): the hidden layer's length, its error, the last layer's.
+        hidden = np.array([stage.crude[1], stage.hidden_fixed])
+        z = np.array([stage.crude[0], stage.fixed])
+        error = stage.per_z * z + stage.per_a * hidden
+        error[1] += stage.fixed_a
+        length = 2 * hidden + stage.largest_unit * error
+        last = float(self.pair.max()) * error + 2 * float(self.per_a.max()) * length
+        last[1] += 2 * float(self.fixed.max())
+        per_q, fixed = (float(v) * _UP * _UP for v in last)
+        return per_q * per_q * 255 * _UP, fixed  # |q|^2 <= 255 * sum of q
 
     def errors(self, rows: Rows, *, is_fine: bool = True) -> _Float64:
         """(M,): how far the last layer's inputs can be from the float32 engine's, in their units.
@@ -539,7 +594,7 @@ class Certificate:
         Of one output: its z and that of float32. At the best itself both are 0, NaN for one.
         """
         error, z_error = self._walk(rows, is_fine)
-        flat_below, flat_above = self.stages[-1].lipschitz[2:]
+        flat_below, flat_above = self.stages[-1].lipschitz[2:4]
         is_live = np.ones(rows.z.shape)
         if is_fine:
             is_flat = (rows.z + z_error < flat_below) | (rows.z - z_error > flat_above)
@@ -643,8 +698,16 @@ def _stage(
     fixed = beta + _gamma(k) * np.abs(bias) + 2 * EPSILON * np.abs(offset) + underflow
     defect = s * float(_length(lost * per_unit)) * _UP
     noise = s * norm_bound(white * per_unit) * _UP
-    crude = s * norm_bound(r * per_unit) * _UP if taps.lags else noise
     is_rounding = not lipschitz.is_exact
+    per_q = 3 * EPSILON * _nonnegative_norm(absolute8 * per_unit) * _UP
+    per_x = _gamma(k) * _nonnegative_norm(np.abs(scaled)) * _UP
+    crude, hidden_fixed = (math.inf, math.inf), math.inf
+    if is_exact:
+        bare = noise if not taps.lags else s * norm_bound(r * per_unit) * _UP
+        length = lipschitz.constant * _nonnegative_norm(absolute8) * (1 + 8 * EPSILON)
+        crude = (bare + defect + per_q + per_x) * _UP, length * _UP
+        hidden_fixed = lipschitz.constant * float(_length(offset)) * (1 + 8 * EPSILON)
+        hidden_fixed = (hidden_fixed + lipschitz.at_zero * math.sqrt(n) + n * TINY) * 1.01
     return Stage(
         n_inputs=k,
         n_outputs=n,
@@ -656,11 +719,10 @@ def _stage(
         error=0.0 if unit_before is None else norm_bound(scaled * gain) * _UP,
         residual=residual * _UP,
         noise=noise / TAP,
-        crude=(crude + defect) * _UP,
         defect=defect,
         fixed=float(_length(fixed * per_unit)),
-        per_q=3 * EPSILON * _nonnegative_norm(absolute8 * per_unit) * _UP,
-        per_x=_gamma(k) * _nonnegative_norm(np.abs(scaled)) * _UP,
+        per_q=per_q,
+        per_x=per_x,
         directions=directions,
         direction_scale=direction_scale,
         tail=tail,
@@ -669,6 +731,8 @@ def _stage(
         per_z=lipschitz.constant * (1 + 3 * _ACTIVATION_ERROR * is_rounding),
         per_a=3 * _ACTIVATION_ERROR * float(per_unit.max()) * _UP * is_rounding,
         fixed_a=8 * TINY * float(_length(per_unit)) * is_rounding,
+        crude=crude,
+        hidden_fixed=hidden_fixed,
         unit_error=_length(w * gain, axis=0) if unit_before is not None else np.zeros(n),
         unit_residual=np.zeros(n) if is_exact else _length(w, axis=0),
         unit_noise=s * _length(white, axis=0) / TAP * _UP,
@@ -732,3 +796,47 @@ def _directions(a: _Float64, *, is_needed: bool) -> tuple[_Float32, float, float
     slop = float(_length(along - rounded)) + 2.0**-48 * n * frobenius
     slop += _gamma(k + N_DIRECTIONS) * float(_length(rounded))
     return directions, scale, tail * _UP, slop * _UP
+
+
+# ---- the network that is certified ---------------------------------------------------------------
+
+
+def int8_layers(chain: Sequence[Dense], calibration: Calibration) -> list[QuantizedDense]:
+    """All but the last of the float32 layers `chain`, as uint8 rows meet them, in int8.
+
+    The first has weights shaped by the calibration's taps; the others are as of precision "int8".
+    Raises ValueError for a calibration on floats, a layer too wide for int8, or an overflow.
+    """
+    from fastnn.quantize import MAX_INPUTS, QuantizedDense, quantize_dense
+
+    if calibration.input != "uint8":
+        raise ValueError("certify: the rows to calibrate with are floats, wanted uint8 pixels")
+    for i, layer in enumerate(chain[:-1]):
+        if layer.n_inputs > MAX_INPUTS:
+            raise ValueError(
+                f"certify: layers[{i}] has {layer.n_inputs} inputs, wanted at most {MAX_INPUTS}"
+            )
+    layers = []
+    for layer, limits in zip(chain[:-1], calibration.ranges, strict=False):
+        if layers:
+            layers.append(quantize_dense(layer, *limits))
+            continue
+        weight_i8, scale = shaped_weights(layer.weight, Taps.of(calibration.taps))
+        layers.append(
+            QuantizedDense(
+                weight_i8, scale.astype(np.float32), layer.bias, 1.0, 0.0, layer.activation,
+                layer.parameters,
+            )  # fmt: skip
+        )
+    return layers
+
+
+def certifier(chain: Sequence[Dense], calibration: Calibration, isa: str | None) -> Certifier:
+    """What `_core.Network` needs to certify the labels of the float32 layers `chain`."""
+    from fastnn._core import Certifier, Network, activations
+
+    layers = int8_layers(chain, calibration)
+    taps = Taps.of(calibration.taps)
+    by_z = activations()[chain[-1].activation]["label_by_z"]
+    certificate = Certificate(chain, layers, taps=taps, by_z=by_z)
+    return Certifier(Network([*layers, chain[-1]], isa=isa), certificate)

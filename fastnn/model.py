@@ -27,6 +27,7 @@ from fastnn.layers import Dense
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from fastnn._core import Certifier
     from fastnn.quantize import Calibration, QuantizedDense
 
 __all__ = ["Model", "load", "models"]
@@ -104,7 +105,7 @@ class Model(Network):
     ) -> None:
         parts = _validated(layers, classes, task, scale, mean, std, precision, calibration)
         pixel = _fold(parts.layers[0], parts.scale, parts.mean, parts.std)
-        packed = _packed(parts, pixel)
+        packed = _packed(parts, pixel, isa)
         super().__init__(
             packed.layers,
             pixel=packed.pixel,
@@ -113,6 +114,7 @@ class Model(Network):
             classes=parts.classes,
             task=parts.task,
             isa=isa,
+            certifier=packed.certifier,
         )
         self._parts = parts
         self._metadata = MappingProxyType(checks.strings("Model", metadata or {}))
@@ -203,9 +205,25 @@ class Model(Network):
 
         return self._with(precision="int8", calibration=calibrate(self, rows))
 
+    def certify(self, rows: npt.ArrayLike) -> Model:
+        """The same network with certified labels: about int8's speed, float32's labels, proved.
+
+        `predict` of uint8 rows runs int8, bounds for every row how far its logits can be from
+        float32's, and runs those rows again in float32 whose label the bound leaves open. The
+        labels are always those of the float32 model (docs/certified.md has the proof); the rows to
+        calibrate with decide how fast that is. Every other method, and float rows, are float32.
+
+        `rows`: uint8 pixels, (n, ...), as for `quantize`. Raises ValueError for float rows, for a
+        regression, for a single layer, and for an activation without a Lipschitz constant.
+        """
+        from fastnn.quantize import calibrate
+
+        return self._with(precision="certified", calibration=calibrate(self, rows))
+
     def astype(self, precision: str) -> Model:
-        """The same network in another precision: "float32", "bfloat16", or "int8" if the model has
-        a calibration; itself where it is that already. ValueError for any other.
+        """The same network in another precision: "float32", "bfloat16", or, if the model has a
+        calibration, "int8" or "certified"; itself where it is that already. ValueError for any
+        other.
         """
         return self if precision == self.precision else self._with(precision=precision)
 
@@ -359,9 +377,10 @@ class _Packed(NamedTuple):
     layers: tuple[Dense | QuantizedDense, ...]
     pixel: Dense | QuantizedDense | None
     format: str  # of the Dense records
+    certifier: Certifier | None = None
 
 
-def _packed(parts: _Parts, pixel: Dense | None) -> _Packed:
+def _packed(parts: _Parts, pixel: Dense | None, isa: str | None) -> _Packed:
     """`pixel`: the first layer as uint8 rows see it, None where that is layers[0] itself."""
     if parts.precision == "float32":
         return _Packed(parts.layers, pixel, "f32")
@@ -374,7 +393,16 @@ def _packed(parts: _Parts, pixel: Dense | None) -> _Packed:
             return _Packed(*quantize_layers(parts.layers, pixel, parts.calibration), "f32")
         except ValueError as error:
             raise ValueError(f"Model: {error}") from None
-    raise ValueError(f'Model: precision "{parts.precision}" is not there yet')
+    from fastnn.certify import certifier
+
+    assert parts.precision == "certified" and parts.calibration is not None
+    if parts.task == "regress":
+        raise ValueError('Model: precision "certified" is of labels, and a regression has none')
+    chain = (pixel or parts.layers[0], *parts.layers[1:])
+    try:
+        return _Packed(parts.layers, pixel, "f32", certifier(chain, parts.calibration, isa))
+    except ValueError as error:
+        raise ValueError(f"Model: {error}") from None
 
 
 def _validated(

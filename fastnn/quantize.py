@@ -58,6 +58,7 @@ _Layer: TypeAlias = "Dense | QuantizedDense"
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MAX_BATCH = 1024  # rows traced at once ...
 _MAX_VALUES = 1 << 21  # ... and values of theirs
+_MOST_FOR_TAPS = 2000  # rows: how neighbours predict each other needs no more
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,15 @@ class Calibration:
     `input` is the dtype of the rows that were seen, "uint8" or "float32": the one that is
     quantized, while rows of the other take the first layer in float32. `ranges` has one (lo, hi)
     per layer, of its input, in real units, lo <= 0 <= hi; the first is (0, 255) for "uint8".
+    `taps` says how uint8 inputs predict each other, (lag, quarters) by pair: a hint that makes
+    certified labels cheaper (`fastnn.certify.Taps`); may be empty, and is for floats.
 
     Raises TypeError or ValueError for anything else.
     """
 
     input: str
     ranges: tuple[tuple[float, float], ...]
+    taps: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.input not in INPUTS:
@@ -88,10 +92,24 @@ class Calibration:
                 f"Calibration: ranges[0] is {ranges[0]}, wanted (0, 255), which uint8 has"
             )
         object.__setattr__(self, "ranges", ranges)  # the record is frozen
+        object.__setattr__(self, "taps", _taps(self.taps))
+        if self.taps and self.input != "uint8":
+            raise ValueError(f'Calibration: taps are for "uint8" input, not {self.input!r}')
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Through the constructor, so that what comes out of a pickle is checked as well.
-        return Calibration, (self.input, self.ranges)
+        return Calibration, (self.input, self.ranges, self.taps)
+
+
+def _taps(taps: Any) -> tuple[tuple[int, int], ...]:
+    pairs = tuple(map(tuple, taps)) if isinstance(taps, Sequence) else None
+    if pairs is None or any(len(p) != 2 or any(type(v) is not int for v in p) for p in pairs):
+        raise TypeError(f"Calibration: taps is {taps!r}, wanted pairs of integers (lag, quarters)")
+    if pairs:
+        from fastnn.certify import Taps
+
+        Taps.of(pairs)  # refuses what is out of range
+    return pairs
 
 
 def _range(i: int, pair: Any) -> tuple[float, float]:
@@ -339,9 +357,13 @@ def calibrate(model: Model, rows: npt.ArrayLike) -> Calibration:
                     "give NaN or infinity, wanted finite activations"
                 )
             limits[:] = min(limits[0], lo), max(limits[1], hi)
-    if is_pixels:
-        ranges[0] = [0.0, 255.0]
-    return Calibration("uint8" if is_pixels else "float32", tuple((lo, hi) for lo, hi in ranges))
+    found = tuple((lo, hi) for lo, hi in ranges)
+    if not is_pixels:
+        return Calibration("float32", found)
+    from fastnn.certify import Taps
+
+    taps = Taps.fitted(array[:_MOST_FOR_TAPS])
+    return Calibration("uint8", ((0.0, 255.0), *found[1:]), taps.pairs)
 
 
 def _rows(rows: npt.ArrayLike, n_inputs: int) -> npt.NDArray[Any]:

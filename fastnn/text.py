@@ -22,3 +22,11 @@ def table(
 
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([line(titles), rule, *map(line, rows)])
+
+
+def duration(seconds: float) -> str:
+    """Three digits and the unit that suits: "12.3 us"."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-9:.0f} ns"

@@ -251,6 +251,24 @@ def test_weights_that_somebody_else_rounded():
     assert (error <= bound).all()
 
 
+@pytest.mark.parametrize("activation", HIDDEN)
+def test_the_crude_level_is_above_the_others(activation):
+    """What C asks first: (margin - fixed)^2 > square * sum of pixels."""
+    rng = generator(23)
+    layers = [dense(rng, 50, 40, activation), dense(rng, 40, 5)]
+    layers[0] = Dense(layers[0].weight / F32(255), layers[0].bias, activation)
+    x = rng.integers(0, 256, (100, 50), np.uint8) * (rng.random((100, 50)) < 0.4).astype(np.uint8)
+    x[0], x[1] = 255, 0
+    taps = Taps((1,), (3,))
+    records = quantized(layers, x, taps)
+    certificate = Certificate(layers, records, taps=taps)
+    _, possible = certificate.bound(run_int8(layers, records, x), is_fine=False)
+    sums = x.astype(np.int64).sum(axis=1)
+    crude = certificate.crude_fixed + np.sqrt(certificate.crude_square * sums)
+    assert (crude >= possible.max(axis=1)).all()
+    assert (crude <= 100 * possible.max(axis=1)).all()
+
+
 def test_nan_and_overflow_are_doubtful(library):
     rng = generator(14)
     layers = [dense(rng, 20, 16, "relu"), dense(rng, 16, 64, "relu"), dense(rng, 64, 4)]
@@ -396,6 +414,14 @@ def test_refuses_what_does_not_fit():
         Certificate(layers, records)
 
 
+@pytest.mark.parametrize("name", list(certify.ACTIVATIONS))
+def test_values_at_zero(name):
+    parameters = {"lo": -3.0, "hi": -2.0} if name == "clip" else {}
+    complete = parameters or {"alpha": 0.5}
+    value = abs(float(reference.ACTIVATIONS[name](0.0, **parameters)))
+    assert value <= certify.ACTIVATIONS[name](complete).at_zero
+
+
 def test_every_elementwise_activation_is_known_or_refused():
     names = {name for name, about in _core.activations().items() if not about["last_layer_only"]}
     assert names - set(certify.ACTIVATIONS) == {"step", "exp"}
@@ -433,7 +459,7 @@ def test_lipschitz_constants(name):
 def test_where_activations_are_flat(name):
     parameters = {"lo": -1.0, "hi": 2.0} if name == "clip" else {}
     complete = parameters or {"alpha": 0.5}
-    below, above = certify.ACTIVATIONS[name](complete)[2:]
+    below, above = certify.ACTIVATIONS[name](complete)[2:4]
     layer = Dense(np.ones((1, 1)), np.zeros(1), name, **parameters)
     for start, sign in ((below, -1), (above, 1)):
         if np.isfinite(start):
@@ -515,6 +541,14 @@ def test_taps():
         Taps((1,), (65,))
 
 
+def test_taps_beyond_the_row_are_left_out():
+    rng = generator(24)
+    layers = [dense(rng, 6, 5), dense(rng, 5, 3)]
+    records = quantized(layers, rng.integers(0, 256, (9, 6), np.uint8))
+    certificate = Certificate(layers, records, taps=Taps((5, 6, 2**40), (1, 2, 3)))
+    assert certificate.stages[0].taps == Taps((5,), (1,))
+
+
 def test_fitted_taps_shorten_digits(sample):
     taps = Taps.fitted(sample[:500])
     assert {1, 28} <= set(taps.lags)
@@ -547,7 +581,7 @@ class CStage(ctypes.Structure):
         ("input_scale", DOUBLE),
         *((name, INT32) for name in ("input_zero", "n_taps")),
         *((name, INT32 * certify.MAX_TAPS) for name in ("lag", "tap")),
-        *((n, DOUBLE) for n in ("error", "residual", "noise", "crude", "defect", "fixed")),
+        *((n, DOUBLE) for n in ("error", "residual", "noise", "defect", "fixed")),
         *((n, DOUBLE) for n in ("per_q", "per_x")),
         ("directions", POINTER),
         *((n, DOUBLE) for n in ("direction_scale", "tail", "slop", "per_z", "per_a", "fixed_a")),
@@ -564,9 +598,11 @@ class CCertificate(ctypes.Structure):
         *((name, INT64) for name in ("n_inputs", "n_outputs")),
         *((name, INT32) for name in ("by_z", "is_exact")),
         ("last_constant", DOUBLE),
-        *((n, POINTER) for n in ("weight", "pair", "pair_largest", "weight_slop", "fixed")),
-        ("per_a", POINTER),
-        *((n, DOUBLE) for n in ("fixed_largest", "per_a_largest")),
+        *((n, POINTER) for n in ("weight", "pair", "weight_slop", "fixed", "per_a")),
+        *(
+            (n, DOUBLE)
+            for n in ("crude_square", "crude_fixed", "pair_most", "fixed_largest", "per_a_largest")
+        ),
     ]
 
 
@@ -647,7 +683,9 @@ def c_certificate(certificate, keep):
         by_z=c.by_z,
         is_exact=c.last.is_exact,
         last_constant=c.last.constant,
-        pair_largest=address(c.pair.max(axis=1), keep),
+        crude_square=c.crude_square,
+        crude_fixed=c.crude_fixed,
+        pair_most=c.pair.max(),
         fixed_largest=c.fixed.max(),
         per_a_largest=c.per_a.max(),
     )
@@ -729,6 +767,7 @@ class CLoops(ctypes.Structure):
         ),
         ("float_squares", ctypes.CFUNCTYPE(ctypes.c_float, POINTER, INT64)),
         ("tapped_squares", ctypes.CFUNCTYPE(INT64, POINTER, POINTER, POINTER)),
+        ("along", ctypes.CFUNCTYPE(DOUBLE, POINTER, POINTER, POINTER)),
         ("nonzero", ctypes.CFUNCTYPE(INT64, POINTER, INT64)),
     ]
 

@@ -19,12 +19,14 @@ from PIL import Image
 import fastnn
 from fastnn import Dense, Model, idx, mnist
 from fastnn.__main__ import main
+from fastnn.bench import race, rivals
 from fastnn.cli import evaluate, output
 
 PYTHON = sys.executable
 COMMAND = [PYTHON, "-m", "fastnn"]
 COMMANDS = (
-    "info", "models", "summary", "trace", "predict", "evaluate", "quantize", "bench", "data fetch"
+    "info", "models", "summary", "trace", "predict", "evaluate", "quantize", "bench", "compare",
+    "data fetch",
 )  # fmt: skip
 
 
@@ -111,6 +113,10 @@ def test_version(run):
         ["bench", "mnist-small", "--batch", "0"],
         ["bench", "mnist-small", "--seconds", "-1"],
         ["bench", "mnist-small", "--rows", "zeros"],
+        ["bench", "mnist-small", "--json"],
+        ["bench", "mnist-small", "--json", "--quiet"],
+        ["compare", "a.json"],
+        ["compare", "a.json", "b.json", "--confidence", "1"],
         ["predict", "mnist-small"],
         ["evaluate", "mnist-small", "--threads", "0"],
         ["quantize", "mnist-small"],
@@ -545,16 +551,99 @@ def test_progress_is_drawn_on_a_terminal_only(monkeypatch, capsys):
 def test_bench(run, xor):
     status, out, err = run("bench", xor, "--seconds", 0.02, "--batch", 1, "--batch", 32)
     assert (status, err) == (0, "")
-    for word in ("p50", "p99", "rows/s", "GFLOP/s", "of peak"):
+    for word in ("p50", "p99", "rows/s", "GFLOP/s", "of peak", "of bandwidth", "2 x 2 step"):
         assert word in out
-    status, out, _ = run("bench", "mnist-small", "--seconds", 0.02, "--batch", 8, "--json")
+    assert "of bandwidth" not in run("bench", xor, "--seconds", 0.02, "--no-layers")[1]
+    status, out, _ = run("bench", "mnist-small", "--seconds", 0.02, "--batch", 8, "--json", "-")
     assert status == 0
     facts = json.loads(out)
-    assert facts["input"] == "uint8"
+    assert facts["workload"]["input"] == "uint8"
     (timing,) = facts["timings"]
     assert timing["batch"] == 8
     assert timing["n_threads"] == 1
     assert 0 < timing["executed_gflops"] < timing["effective_gflops"]
+    assert [layer["n_outputs"] for layer in timing["layers"]] == [128, 10]
+    assert facts["machine"]["versions"]["numpy"] == np.__version__
+
+
+def test_bench_writes_files_that_compare_reads(run, xor, tmp_path):
+    files = [tmp_path / name for name in ("a.json", "b.json")]
+    for file in files:
+        status, out, _ = run(
+            "bench", xor, "--seconds", 0.02, "--batch", 1, "--batch", 2, "--no-layers",
+            "--json", file, "--markdown", tmp_path / "run.md",
+        )  # fmt: skip
+        assert status == 0
+        assert "rows/s" in out
+    assert "| batch | threads |" in (tmp_path / "run.md").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "b.json", "run.md"]
+    status, out, err = run("compare", *files)
+    assert (status, err) == (0, "")
+    assert out.count("x as fast") == 2
+    facts = json.loads(run("compare", *files, "--json", "--confidence", 0.5)[1])
+    assert facts["confidence"] == 0.5
+    assert [cell["batch"] for cell in facts["cells"]] == [1, 2]
+    for cell in facts["cells"]:
+        assert cell["ratio"] == pytest.approx(cell["before"] / cell["after"])
+        assert cell["verdict"] in ("faster", "slower", "no difference shown")
+    (same, _) = json.loads(run("compare", files[0], files[0], "--json")[1])["cells"]
+    assert same["verdict"] == "no difference shown"
+
+
+def test_compare_refuses(run, xor, line, tmp_path):
+    for name, model in (("xor", xor), ("line", line)):
+        tokens = ("--seconds", 0.02, "--batch", 1, "--no-layers", "--json", tmp_path / name)
+        assert run("bench", model, *tokens)[0] == 0
+    for other, message in (
+        (tmp_path / "line", "did not do the same work: widths"),
+        (xor, "is no JSON"),
+        (tmp_path / "none", "No such file"),
+    ):
+        status, out, err = run("compare", tmp_path / "xor", other)
+        assert (status, out) == (1, "")
+        assert message in err
+        assert err.count("\n") == 1
+
+
+def test_bench_with_rivals(run, xor, monkeypatch):
+    """NumPy alone, and one that is not there; nobody but fastnn knows the activation step."""
+    ours, *_, numpy = rivals.SYSTEMS
+    nobody = rivals.System("Nobody", ("no_such_module",), ("nobody",), numpy.make)
+    monkeypatch.setattr(race.race, "__kwdefaults__", {
+        **race.race.__kwdefaults__, "systems": (ours, nobody, numpy),
+    })  # fmt: skip
+    monkeypatch.setenv("FASTNN_NUM_THREADS", "1")
+    tokens = ("--seconds", 0.02, "--batch", 4, "--rivals", "--no-layers")
+    status, out, err = run("bench", "mnist-small", *tokens)
+    assert (status, err) == (0, "")
+    assert "Nobody: not installed (pip install nobody)" in out
+    assert f"NumPy {np.__version__}, " in out
+    assert "x as fast" in out
+    facts = json.loads(run("bench", xor, *tokens, "--json", "-")[1])
+    assert [entry["system"] for entry in facts["rivals"]] == ["fastnn"]
+    assert [one["system"] for one in facts["absent"]] == ["Nobody", "NumPy"]
+
+
+def test_bench_says_early_what_it_cannot_write(run, xor, monkeypatch, tmp_path):
+    monkeypatch.setattr("fastnn.cli.bench.sweep_batches", lambda *_, **__: 1 / 0)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for tokens, message in (
+        (("--json", tmp_path / "no" / "a.json"), "no such folder"),
+        (("--markdown", tmp_path / "no" / "a.md"), "no such folder"),
+        (("--plot", tmp_path / "a.svg"), 'pip install "fastnn[plot]"'),
+        (("--plot", tmp_path / "a.gif"), "ends in .svg, .png, .pdf"),
+    ):
+        status, out, err = run("bench", xor, *tokens)
+        assert (status, out) == (1, "")
+        assert message in err
+
+
+def test_bench_draws(run, xor, tmp_path):
+    pytest.importorskip("matplotlib", reason="NOT TESTED: needs the extra fastnn[plot]")
+    picture = tmp_path / "roof.svg"
+    tokens = ("--seconds", 0.02, "--batch", 4, "--no-layers", "--plot", picture)
+    assert run("bench", xor, *tokens)[0] == 0
+    assert "1: 2 x 1 step" in picture.read_text()
 
 
 def test_fetch(run, monkeypatch, tmp_path):
@@ -582,7 +671,7 @@ def test_fetch_that_fails(run, monkeypatch):
     [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (4.56e-5, "45.6 us"), (7.8e-8, "78 ns")],
 )
 def test_durations(seconds, text):
-    assert output.duration(seconds) == text
+    assert fastnn.text.duration(seconds) == text
 
 
 def test_the_script_is_installed():

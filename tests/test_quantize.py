@@ -875,6 +875,32 @@ def test_ties_between_layers(isa, activation):
 
 @needs_i8
 @each_isa_of("i8")
+@pytest.mark.parametrize(("activation", "zero"), [("identity", 100), ("relu", 0)])
+def test_direct_requantization_to_the_last_bit(isa, activation, zero):
+    """Within an ULP or two of ties, where a multiplier in real units or an offset that is rounded
+    twice gives another q."""
+    n, rng = 2500, generator(21)
+    scale = (rng.random(n) + 0.1).astype(np.float32)
+    step = float(np.float32(0.7))
+    sums = rng.integers(20, 128, n).astype(np.int8)
+    ties = rng.integers(1, 100, n) + 0.5
+    offset = ((ties - sums * np.float64(scale) / step) * step).astype(np.float32)
+    one, zeros = np.ones(n, np.float32), np.zeros(n, np.float32)
+    first = QuantizedDense(sums[None], scale, offset, 1.0, 0, activation, {})
+    second = QuantizedDense(np.eye(n, dtype=np.int8), one, zeros, step, zero, "identity", {})
+    x = np.array([[1], [0]], np.uint8)
+    steps = reference.quantized_trace([first, second], x)
+    exact = sums * (scale / np.float64(step)) + offset / np.float64(step) + zero
+    assert (np.abs(steps[1].q[0] - exact) < 0.501).all()
+    (indirect,) = reference.quantized_trace([second], steps[0].a)
+    assert np.count_nonzero(indirect.q[0] != steps[1].q[0]) > 20
+    spare = Dense(np.zeros((1, n)), zeros, activation)
+    network = _core.Network([spare, second], pixel=first, isa=isa)
+    assert_same_bits(network.decision_function(x), steps[1].z)
+
+
+@needs_i8
+@each_isa_of("i8")
 def test_sums_at_the_limit(isa):
     """66,051 inputs of 255 times weights of +-127: the largest sums that 32 bits have to hold."""
     k = quantize.MAX_INPUTS

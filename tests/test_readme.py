@@ -32,6 +32,6 @@ def test_every_command_exists():
     from fastnn.cli.main import app
 
     commands = re.findall(r"^fastnn ([a-z]+)", README, re.M)
-    assert len(commands) == 8
+    assert len(commands) == 10
     for name in commands:
         assert app[name]

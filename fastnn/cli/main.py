@@ -34,6 +34,7 @@ for command in (
     evaluate.evaluate,
     quantize.quantize,
     bench.bench,
+    bench.compare,
 ):
     app.command(command)
 app.command(data.app)

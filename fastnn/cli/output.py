@@ -114,14 +114,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
-def duration(seconds: float) -> str:
-    """Three digits and the unit that suits: "12.3 us"."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 1e-9:.0f} ns"
-
-
 def _plain(value: Any) -> Any:
     """Arrays to lists, NumPy numbers to Python's, what JSON has no word for to null."""
     if isinstance(value, np.ndarray | np.generic):

@@ -103,6 +103,8 @@ def _describe(model_file: ModelFile) -> dict[str, Any]:
         about["precision"] = model_file.precision
     if model_file.calibration is not None:
         about["calibration"] = dataclasses.asdict(model_file.calibration)
+        if not model_file.calibration.taps:
+            del about["calibration"]["taps"]
     return about
 
 
@@ -196,7 +198,7 @@ def _layer(i: int, entry: Any, arrays: _Arrays) -> Dense:
 
 
 def _calibration(entry: Any) -> Calibration:
-    _keys(entry, "the calibration", ("input", "ranges"))
+    _keys(entry, "the calibration", ("input", "ranges"), ("taps",))
     if not isinstance(entry["input"], str) or not isinstance(entry["ranges"], list):
         raise Wrong("a calibration with the name of a dtype and a list of ranges", quoted(entry))
     ranges = []
@@ -205,7 +207,8 @@ def _calibration(entry: Any) -> Calibration:
             raise Wrong(f"range {i} of the calibration as [lo, hi]", quoted(pair))
         lo, hi = (_number(value, f"range {i} of the calibration") for value in pair)
         ranges.append((lo, hi))
-    return checked("the calibration", lambda: Calibration(entry["input"], tuple(ranges)))
+    taps = entry.get("taps", [])
+    return checked("the calibration", lambda: Calibration(entry["input"], tuple(ranges), taps))
 
 
 def _classes(entry: Any) -> npt.NDArray[Any] | None:

@@ -41,7 +41,7 @@ from fastnn.quantize import Calibration
 
 FORMAT = "npz"
 
-_CALIBRATION = ("calibration_input", "calibration_ranges")
+_CALIBRATION = ("calibration_input", "calibration_ranges", "calibration_taps")
 _STRINGS = ("task", "metadata", "precision", "calibration_input")
 _OPTIONAL = ("classes", "task", "scale", "mean", "std", "metadata", "precision", *_CALIBRATION)
 _MAX_HEADER_BYTES = 4096
@@ -74,6 +74,8 @@ def pieces(model_file: ModelFile) -> list[bytes | memoryview]:
     if model_file.calibration is not None:
         entries["calibration_input"] = model_file.calibration.input
         entries["calibration_ranges"] = model_file.calibration.ranges
+        if model_file.calibration.taps:
+            entries["calibration_taps"] = np.array(model_file.calibration.taps, np.int64)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:  # stored: weights hardly shrink
         for name, value in entries.items():
@@ -123,15 +125,26 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
     return checked("the model", lambda: ModelFile(layers, **rest))
 
 
-def _calibration(name: str | None, ranges: npt.NDArray[Any] | None) -> Calibration:
+def _calibration(
+    name: str | None, ranges: npt.NDArray[Any] | None, taps: npt.NDArray[Any] | None
+) -> Calibration:
     if name is None or ranges is None:
-        raise Wrong(" and ".join(_CALIBRATION), "one of the two")
+        raise Wrong(" and ".join(_CALIBRATION[:2]), "one of the two")
     if ranges.dtype.kind != "f" or ranges.ndim != 2:
         raise Wrong(
             "calibration_ranges as floats of shape (layers, 2)",
             f"{ranges.dtype} of shape {ranges.shape}",
         )
-    return checked("the calibration", lambda: Calibration(name, tuple(map(tuple, ranges.tolist()))))
+    if taps is not None and (taps.dtype.kind != "i" or taps.ndim != 2):
+        raise Wrong(
+            "calibration_taps as integers of shape (n, 2)", f"{taps.dtype} of shape {taps.shape}"
+        )
+    return checked(
+        "the calibration",
+        lambda: Calibration(
+            name, tuple(map(tuple, ranges.tolist())), () if taps is None else taps.tolist()
+        ),
+    )
 
 
 def _strings(array: npt.NDArray[Any], what: str) -> list[str]:
