@@ -53,7 +53,7 @@
 #define OPAQUE(x) __asm__("" : "+r"(x))
 
 /* Where vector j of a tile's n lies in a row of y or bias. */
-#define COLUMN(j) ((j) / n_vectors * NR + (j) % n_vectors * W)
+#define COLUMN(j) ((j) * W)
 
 /* Macros, as an array of sums handed to a function may land in memory. */
 #define EACH UNROLL for (int j = 0; j < n; j++) UNROLL for (int i = 0; i < m; i++)
@@ -92,12 +92,9 @@
         }                                                                                     \
     }
 
-/* y[m, panels] for constant m, n_panels and n_vectors (fewer than FNN_NV: the last panel, of which so
- * many are in use). m * n_panels * n_vectors sums. */
-INLINE void OF(tile)(const fnn_tile *t, const int m, const int n_panels, const int n_vectors,
-                     int64_t panel)
+/* y[m, n vectors], from `panel` on, for constant m and n; the last panel may be in use in part. */
+INLINE void OF(tile)(const fnn_tile *t, const int m, const int n, int64_t panel)
 {
-    const int n = n_panels * n_vectors;
     const char *w = (const char *)t->w + panel * t->panel_stride;
     const char *const x = t->x;
     const uint32_t *const list = t->list;
@@ -121,13 +118,13 @@ INLINE void OF(tile)(const fnn_tile *t, const int m, const int n_panels, const i
             OF(x) a[FNN_REGISTERS];
             UNROLL for (int i = 0; i < m; i++) a[i] = OF(spread)(ROW(xk, i));
             UNROLL for (int j = 0; j < n; j++) {
-                const OF(w) b = OF(load)(wk + j / n_vectors * panel_stride + j % n_vectors * (W * 4));
+                const OF(w) b = OF(load)(wk + j / FNN_NV * panel_stride + j % FNN_NV * (W * 4));
                 UNROLL for (int i = 0; i < m; i++) SUM = OF(step)(SUM, a[i], b);
             }
         } else { /* hold the n weight vectors, let inputs pass */
             OF(w) b[FNN_REGISTERS];
             UNROLL for (int j = 0; j < n; j++)
-                b[j] = OF(load)(wk + j / n_vectors * panel_stride + j % n_vectors * (W * 4));
+                b[j] = OF(load)(wk + j / FNN_NV * panel_stride + j % FNN_NV * (W * 4));
             UNROLL for (int i = 0; i < m; i++) {
                 const OF(x) a = OF(spread)(ROW(xk, i));
                 UNROLL for (int j = 0; j < n; j++) SUM = OF(step)(SUM, a, b[j]);
@@ -140,10 +137,9 @@ INLINE void OF(tile)(const fnn_tile *t, const int m, const int n_panels, const i
 /* The same with x packed, m = mr: addresses are one register and constants, which leaves room to
  * unroll and to fetch `ahead` without the cost of a prefetch a step. Two cache lines at a time: a
  * step of 32 bytes skips none (one line loses 10 % on Zen 4 where fewer than 8 tiles share a panel). */
-INLINE void OF(packed_tile)(const fnn_tile *t, const int m, const int n_vectors, int64_t panel)
+INLINE void OF(packed_tile)(const fnn_tile *t, const int m, const int n, int64_t panel)
 {
     enum { STEPS = 4 };
-    const int n = n_vectors;
     const char *const w = (const char *)t->w + panel * t->panel_stride;
     const char *x = t->x;
     const uint32_t *at = t->list, *const end = at + t->n_active;
@@ -175,27 +171,31 @@ INLINE void OF(packed_tile)(const fnn_tile *t, const int m, const int n_vectors,
 
 /* Few rows take several panels at once: enough independent chains to hide the latency of a step
  * (4 cycles, 2 a cycle), and every loaded input used often. As many as the registers hold. */
-#define WIDE(m, n_panels)                                                                     \
+#define FITS(m, n_panels)                                                                     \
     ((n_panels) * (m) * FNN_NV + ((m) + 1) * OF(REGISTERS) + (OF(REGISTERS) - 1) <= FNN_REGISTERS)
+#define MOST_VECTORS(m) (FNN_NV * (FITS(m, 8) ? 8 : FITS(m, 4) ? 4 : FITS(m, 2) ? 2 : 1))
 
+/* The vectors that are left when whole tiles are done are shared by the last two tiles: a tile of
+ * one alone takes as long as one of eight. */
 INLINE void OF(rows)(const fnn_tile *t, const int m)
 {
-    const int64_t n_wide = (t->n + W - 1) / NR; /* panels with all vectors in use */
-    const int64_t left = t->n - n_wide * NR;    /* columns of one with fewer */
-    int64_t panel = 0;
-    if (WIDE(m, 8))
-        for (; panel + 8 <= n_wide; panel += 8) OF(tile)(t, m, 8, FNN_NV, panel);
-    if (WIDE(m, 4))
-        for (; panel + 4 <= n_wide; panel += 4) OF(tile)(t, m, 4, FNN_NV, panel);
-    if (WIDE(m, 2))
-        for (; panel + 2 <= n_wide; panel += 2) OF(tile)(t, m, 2, FNN_NV, panel);
-    for (; panel < n_wide; panel++) OF(tile)(t, m, 1, FNN_NV, panel);
-    if (left > 2 * W) OF(tile)(t, m, 1, FNN_NV > 3 ? 3 : 1, panel);
-    else if (left > W) OF(tile)(t, m, 1, FNN_NV > 2 ? 2 : 1, panel);
-    else if (left > 0) OF(tile)(t, m, 1, 1, panel);
+    const int64_t most = MOST_VECTORS(m);
+    int64_t left = (t->n + W - 1) / W, panel = 0, n;
+    for (; left > 0; left -= n, panel += n / FNN_NV) {
+        n = left >= 2 * most ? most
+            : left > most    ? ((left + 1) / 2 + FNN_NV - 1) / FNN_NV * FNN_NV
+                             : left;
+        switch (n) {
+#define CASE(n) case n: if (n <= MOST_VECTORS(m)) OF(tile)(t, m, n, panel); break;
+            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+            CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14) CASE(15) CASE(16)
+#undef CASE
+        }
+    }
 }
 
-_Static_assert(FNN_MR >= 1 && FNN_MR <= 12 && FNN_NV >= 1 && FNN_NV <= 4, "a case for each is below");
+_Static_assert(FNN_MR >= 1 && FNN_MR <= 12 && FNN_NV >= 1 && FNN_NV <= 4, "a case for each is here");
+_Static_assert(MOST_VECTORS(1) <= 16, "a case for each is above");
 
 static void OF(gemm_packed)(const fnn_tile *t)
 {
@@ -393,6 +393,7 @@ const fnn_row FNN_ROW = {
 #undef Y
 #undef START
 #undef FINISH
-#undef WIDE
+#undef FITS
+#undef MOST_VECTORS
 #undef ENCODE
 #undef SHUFFLE

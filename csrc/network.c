@@ -114,6 +114,16 @@ static fnn_status check(const fnn_dense *layers, int n_layers, const fnn_dense *
     return pixel == NULL || has_good_format(pixel) ? FNN_OK : FNN_BAD_FORMAT;
 }
 
+/* Where tile i begins of the fewest tiles of mr rows that hold n; tile n_tiles: n. If few rows are left
+ * for the last one, it shares with the one before: a tile of one row can take as long as one of
+ * eight, for want of independent chains. */
+static int64_t start_of_tile(int64_t i, int64_t n_tiles, int64_t n, int mr)
+{
+    const int64_t left = n - (n_tiles - 1) * mr;
+    if (i == n_tiles) return n;
+    return i > 0 && i == n_tiles - 1 && 3 * left < mr ? n - (mr + left) / 2 : i * mr;
+}
+
 enum { MAX_TILES = 32, MOST_ROWS = 1024 }; /* of a block; a path's mr is at most 24 */
 
 /* Whether the kernel applies it to the tile in registers. */
@@ -643,6 +653,11 @@ static void cut(const uint32_t *list, int64_t n_active, int64_t k, int64_t kc, u
     }
 }
 
+static int n_tiles_of(const layer *l, int m)
+{
+    return m <= l->row->mr ? 1 : (m + l->row->mr - 1) / l->row->mr;
+}
+
 /* Whether tiles of m rows have their inputs packed, given a block of several. Worth it from 8 panels
  * on: packing takes about 3 cycles an input, a panel 12. */
 static int is_packed(const pass *p, const layer *l, int m)
@@ -688,12 +703,12 @@ static void run_panels(const layer_run *run, int64_t panel)
     for (int64_t block = 0; block < n_blocks; block++) {
         const int is_last = block + 1 == n_blocks;
         for (int tile = 0; tile < run->n_tiles; tile++) {
-            const int i = tile * row->mr;
+            const int64_t i = start_of_tile(tile, run->n_tiles, run->m, row->mr);
             const uint32_t *cuts = run->b->cuts + tile * p->net->n_cuts;
             const int64_t from = block == 0 ? 0 : cuts[block];
             const int64_t to = is_last ? run->n_active[tile] : cuts[block + 1];
             fnn_tile t = {
-                .m = run->m - i < row->mr ? run->m - i : row->mr,
+                .m = (int)(start_of_tile(tile + 1, run->n_tiles, run->m, row->mr) - i),
                 .n = n,
                 .x = run->x + i * run->ldx,
                 .ldx = run->ldx,
@@ -793,7 +808,7 @@ static void encode_rows(layer_run *run, int64_t first, int size, const fnn_stage
 {
     pass *p = run->p;
     const layer *l = run->l;
-    const int mr = l->row->mr, m = run->m;
+    const int mr = l->row->mr, m = run->m, n_tiles = run->n_tiles;
     const buffers *b = run->b;
     if (size == 0 && is_ready(p, l)) {
         run->x = (char *)p->call->x + first * p->call->row_stride;
@@ -801,9 +816,11 @@ static void encode_rows(layer_run *run, int64_t first, int size, const fnn_stage
     }
     char *const x = run->x;
     const int64_t ldx = run->ldx;
-    for (int tile = 0, r = 0; r < m; tile++, r += mr) {
+    for (int tile = 0; tile < n_tiles; tile++) {
+        const int64_t r = start_of_tile(tile, n_tiles, m, mr);
         unsigned is_nan = 0;
-        fnn_encode e = {.m = m - r < mr ? m - r : mr, .k = l->k, .to = x + r * ldx, .ld = ldx,
+        fnn_encode e = {.m = (int)(start_of_tile(tile + 1, n_tiles, m, mr) - r),
+                        .k = l->k, .to = x + r * ldx, .ld = ldx,
                         .list = b->lists + tile * p->net->n_list,
                         .keep_zeros = p->call->keep_zeros, .inverse = l->inverse,
                         .zero = l->zero, .is_nan = &is_nan};
@@ -826,7 +843,7 @@ static void encode_rows(layer_run *run, int64_t first, int size, const fnn_stage
             memcpy((uint8_t *)kept->q + (r + i) * l->k, (char *)e.to + i * ldx, (size_t)l->k);
         for (int i = 0; is_nan != 0; i++, is_nan >>= 1)
             if (is_nan & 1) is_lost[(r + i) / 64] |= (uint64_t)1 << (r + i) % 64;
-        if (m > mr) {
+        if (n_tiles > 1) {
             if (is_packed(p, l, e.m))
                 l->row->pack(&e, n_active[tile], run->packed + tile * run->packed_stride);
             cut(e.list, n_active[tile], l->n_groups, block_of_k(l->row),
@@ -863,6 +880,12 @@ static void emit_trace(pass *p, int i, const layer *l, int64_t first, int m, buf
     copy_rows(call->trace_a[i] + first * l->n, y, m, l->n, l->ld);
 }
 
+static int64_t start_of_block(const pass *p, int64_t index)
+{
+    const int64_t n_tiles = p->n_tiles, tile = n_tiles * index / p->n_blocks;
+    return start_of_tile(tile, n_tiles, p->n_rows, p->net->paths[p->call->dtype].mr);
+}
+
 /* Rows of block `index` through all layers. Returns 0 to stop. */
 static int run_block(void *context, int64_t index, int is_caller)
 {
@@ -871,9 +894,8 @@ static int run_block(void *context, int64_t index, int is_caller)
     const fnn_call *call = p->call;
     const path *way = &net->paths[call->dtype];
     const int is_only = p->n_blocks == 1; /* spares divisions, which one row feels */
-    const int64_t first = is_only ? 0 : p->n_tiles * index / p->n_blocks * way->mr;
-    const int64_t end = is_only ? p->n_rows : p->n_tiles * (index + 1) / p->n_blocks * way->mr;
-    const int m = (int)((end < p->n_rows ? end : p->n_rows) - first);
+    const int64_t first = is_only ? 0 : start_of_block(p, index);
+    const int m = (int)((is_only ? p->n_rows : start_of_block(p, index + 1)) - first);
     const size_t n_workspace = workspace_bytes(net);
     char *workspace = fnn_workspace_take(n_workspace + lay_out_evidence(p, way->block, NULL, NULL));
     if (workspace == NULL) {
@@ -900,7 +922,7 @@ static int run_block(void *context, int64_t index, int is_caller)
         const int is_u8_out = l->is_u8_out && n_stages == 0; /* a certificate wants floats as well */
         const int is_plain = call->trace_z != NULL || (is_last && stays_at_z(call, l)) ||
                              i + 1 == n_stages;
-        layer_run run = {.p = p, .l = l, .m = m, .n_tiles = (m + l->row->mr - 1) / l->row->mr,
+        layer_run run = {.p = p, .l = l, .m = m, .n_tiles = n_tiles_of(l, m),
                          .x = b.from + net->room, .y = b.to + net->room, .ldx = ldx, .ldy = l->ld,
                          .packed = b.from + net->room - l->row->mr * ldx,
                          .packed_stride = l->row->mr * ldx, .b = &b, .n_active = n_active,
