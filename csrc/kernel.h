@@ -62,7 +62,7 @@ typedef enum {
 typedef struct {
     int m;                 /* rows, 1..mr */
     int64_t n;             /* columns, from the first panel on; y is written up to whole vectors */
-    const void *x;         /* [m, groups], own memory */
+    const void *x;         /* [m, groups], of which nothing else is read */
     int64_t ldx;
     const uint32_t *list;  /* [n_active] the groups that are not zero in all m rows, ascending */
     int64_t n_active;
@@ -84,7 +84,7 @@ typedef struct {
     int64_t k;             /* inputs, of which kr are a group */
     const void *x;         /* [m, k], columns contiguous; NULL: `to` is filled. Floats may lie in `to` */
     int64_t row_stride;    /* bytes */
-    void *to;              /* own [m, k] of the format */
+    void *to;              /* own [m, k] of the format; where x is NULL, only read */
     int64_t ld;            /* bytes */
     uint32_t *list;        /* own [groups + FNN_SLACK] */
     int keep_zeros;        /* list all */

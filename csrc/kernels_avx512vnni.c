@@ -11,7 +11,7 @@
 #define FNN_ISA avx512vnni
 #define FNN_FORMAT i8
 #define FNN_ROW_NEEDS FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI)
-#define FNN_MR 6 /* 6 x 64: 24 sums, 4 weights, 1 input */
+#define FNN_MR 4 /* 4 x 64: 16 sums; 6 rows would fit, and skip 4 % less of MNIST's zeros */
 #define FNN_NV 4
 #define FNN_REGISTERS 32
 #define FNN_RATE 200

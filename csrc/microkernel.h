@@ -226,19 +226,25 @@ static int64_t OF(list_all)(const fnn_encode *e)
     return n_groups;
 }
 
-/* The list of what lies in e->to. A vector may reach past the groups, and what is there is masked. */
+/* The list of what lies in e->to, of which nothing but whole groups is read: it may be the caller's. */
 static int64_t OF(scan)(const fnn_encode *e)
 {
-    const char *const to = e->to;
     const int64_t n_groups = (e->k + KR - 1) / KR;
     const vi bits = vi_set1(OF(BITS));
-    int64_t n_active = 0;
+    int64_t n_active = 0, k = 0;
     if (e->keep_zeros) return OF(list_all)(e);
-    for (int64_t k = 0; k < n_groups; k += W) {
-        vi any = vi_load(to + k * 4);
-        for (int i = 1; i < e->m; i++) any = vi_or(any, vi_load(to + i * e->ld + k * 4));
-        const unsigned within = n_groups - k < W ? (1u << (n_groups - k)) - 1 : ~0u;
-        n_active += v_compact(e->list + n_active, (uint32_t)k, vi_tests(any, bits) & within);
+    for (; k + W <= n_groups; k += W) {
+        const char *row = (const char *)e->to + k * 4;
+        vi any = vi_load(row);
+        for (int i = 1; i < e->m; i++) any = vi_or(any, vi_load(row += e->ld));
+        n_active += v_compact(e->list + n_active, (uint32_t)k, vi_tests(any, bits));
+    }
+    if (k < n_groups) {
+        const int n_bytes = (int)(n_groups - k) * 4;
+        const char *row = (const char *)e->to + k * 4;
+        vi any = vi_load_first(row, n_bytes);
+        for (int i = 1; i < e->m; i++) any = vi_or(any, vi_load_first(row += e->ld, n_bytes));
+        n_active += v_compact(e->list + n_active, (uint32_t)k, vi_tests(any, bits));
     }
     return n_active;
 }

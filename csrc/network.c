@@ -411,12 +411,21 @@ static void softmax(const fnn_row *row, float *y, int64_t n, float *spare, int i
     }
 }
 
+/* Without a branch that depends on the values, which would be guessed wrongly two times a row. */
 static int64_t argmax(const float *y, int64_t n)
 {
     int64_t best = 0;
-    for (int64_t i = 0; i < n; i++) {
-        if (isnan(y[i])) return i;
-        if (y[i] > y[best]) best = i;
+    for (int64_t start = 0; start < n; start += 64, y += 64) {
+        const int some = n - start < 64 ? (int)(n - start) : 64;
+        float top = y[0];
+        uint64_t is_top = 0, is_nan = 0; /* bit i: y[i] is */
+        for (int i = 1; i < some; i++) top = y[i] > top ? y[i] : top;
+        for (int i = 0; i < some; i++) {
+            is_top |= (uint64_t)(y[i] == top) << i;
+            is_nan |= (uint64_t)(y[i] != y[i]) << i;
+        }
+        if (is_nan != 0) return start + __builtin_ctzll(is_nan);
+        if (start == 0 || top > y[best - start]) best = start + __builtin_ctzll(is_top);
     }
     return best;
 }
@@ -665,6 +674,8 @@ typedef struct {
     int m, n_tiles;
     char *x, *y;
     int64_t ldx, ldy;        /* bytes */
+    char *packed;            /* x, tile by tile, where that is worth while */
+    int64_t packed_stride;   /* bytes */
     const buffers *b;
     const int64_t *n_active;
     int activation, is_u8_out;
@@ -716,7 +727,7 @@ static void run_panels(const layer_run *run, int64_t panel)
             assert(t.n_active == 0 || t.list[t.n_active - 1] < l->n_groups);
             if (run->n_tiles > 1 && is_packed(p, l, t.m)) {
                 const int64_t next = is_last ? l->n_groups : (block + 1) * kc;
-                t.x = run->x + (i - row->mr) * run->ldx + from * row->mr * 4;
+                t.x = run->packed + tile * run->packed_stride + from * row->mr * 4;
                 t.ahead_step = (row->nr * 4 + run->n_tiles - 1) / run->n_tiles;
                 t.ahead = (uintptr_t)t.w + (uintptr_t)(next * row->nr * 4) +
                           (uintptr_t)(tile * t.ahead_step * (next - block * kc));
@@ -770,13 +781,41 @@ static int run_layer(layer_run *run, int is_caller)
     return 1;
 }
 
-/* The rows of `b->from` to the layer's own format, tile by tile. `size`: bytes of an input where they
- * are floats of the layer before (4), u8 that it gave (1), or the caller's (0). */
-static void encode_rows(pass *p, const layer *l, int64_t first, int m, const buffers *b, int64_t ldx,
-                        int size, const fnn_stage_rows *kept, int64_t *n_active, uint64_t *is_lost)
+/* Whether the caller's rows are what the layer's kernel reads: whole groups of u8. */
+static int is_ready(const pass *p, const layer *l)
 {
-    const int mr = l->row->mr, n_tiles = n_tiles_of(l, m);
-    char *const x = b->from + p->net->room;
+    return l->row->kr == 4 && p->call->dtype == FNN_U8 && p->call->column_stride == 1 &&
+           p->rows == NULL && l->k % 4 == 0;
+}
+
+/* Fetches the caller's rows [row, row + m), for the tile after this one: 10 % of 784-128-10 in int8. */
+static void fetch_rows(const pass *p, const layer *l, int64_t row, int m)
+{
+    const int64_t size = p->call->dtype == FNN_U8 ? 1 : 4;
+    if (p->rows != NULL || p->call->column_stride != size) return;
+    for (int i = 0; i < m && row + i < p->n_rows; i++) {
+        const char *x = (const char *)p->call->x + (row + i) * p->call->row_stride;
+        for (int64_t at = 0; at < l->k * size; at += 64) __builtin_prefetch(x + at, 0, 2);
+    }
+    __asm__ volatile(""); /* gcc 12 drops calls of a function that does nothing but prefetch */
+}
+
+/* The rows of run->x to the layer's own format, tile by tile; run->x may become the caller's rows.
+ * `size`: bytes of an input where they are floats of the layer before (4), u8 that it gave (1), or the
+ * caller's (0). */
+static void encode_rows(layer_run *run, int64_t first, int size, const fnn_stage_rows *kept,
+                        int64_t *n_active, uint64_t *is_lost)
+{
+    pass *p = run->p;
+    const layer *l = run->l;
+    const int mr = l->row->mr, m = run->m, n_tiles = run->n_tiles;
+    const buffers *b = run->b;
+    if (size == 0 && is_ready(p, l)) {
+        run->x = (char *)p->call->x + first * p->call->row_stride;
+        run->ldx = p->call->row_stride;
+    }
+    char *const x = run->x;
+    const int64_t ldx = run->ldx;
     for (int tile = 0; tile < n_tiles; tile++) {
         const int64_t r = start_of_tile(tile, n_tiles, m, mr);
         unsigned is_nan = 0;
@@ -789,7 +828,9 @@ static void encode_rows(pass *p, const layer *l, int64_t first, int m, const buf
         if (kept != NULL && kept->a != NULL)
             copy_rows((float *)kept->a + r * l->k, e.to, e.m, l->k, ldx);
         if (size == 0) {
-            n_active[tile] = encode_input(p, l, first + r, &e);
+            if (is_ready(p, l)) n_active[tile] = l->row->encode_f32(&e);
+            else n_active[tile] = encode_input(p, l, first + r, &e);
+            if (p->n_rows > 1) fetch_rows(p, l, first + r + mr, mr);
         } else {
             if (size > size_of(l->row)) { /* floats to something else, in place */
                 e.x = e.to;
@@ -803,7 +844,8 @@ static void encode_rows(pass *p, const layer *l, int64_t first, int m, const buf
         for (int i = 0; is_nan != 0; i++, is_nan >>= 1)
             if (is_nan & 1) is_lost[(r + i) / 64] |= (uint64_t)1 << (r + i) % 64;
         if (n_tiles > 1) {
-            if (is_packed(p, l, e.m)) l->row->pack(&e, n_active[tile], x + (r - mr) * ldx);
+            if (is_packed(p, l, e.m))
+                l->row->pack(&e, n_active[tile], run->packed + tile * run->packed_stride);
             cut(e.list, n_active[tile], l->n_groups, block_of_k(l->row),
                 b->cuts + tile * p->net->n_cuts);
         }
@@ -880,12 +922,12 @@ static int run_block(void *context, int64_t index, int is_caller)
         const int is_u8_out = l->is_u8_out && n_stages == 0; /* a certificate wants floats as well */
         const int is_plain = call->trace_z != NULL || (is_last && stays_at_z(call, l)) ||
                              i + 1 == n_stages;
-        encode_rows(p, l, first, m, &b, ldx, size, i < n_stages ? &seen.stages[i] : NULL, n_active,
-                    is_lost);
         layer_run run = {.p = p, .l = l, .m = m, .n_tiles = n_tiles_of(l, m),
                          .x = b.from + net->room, .y = b.to + net->room, .ldx = ldx, .ldy = l->ld,
-                         .b = &b, .n_active = n_active,
+                         .packed = b.from + net->room - l->row->mr * ldx,
+                         .packed_stride = l->row->mr * ldx, .b = &b, .n_active = n_active,
                          .activation = is_plain ? FNN_act_identity : l->activation};
+        encode_rows(&run, first, size, i < n_stages ? &seen.stages[i] : NULL, n_active, is_lost);
         if (!is_u8_out || call->trace_z != NULL) is_done = run_layer(&run, is_caller);
         if (call->trace_z != NULL && is_done) emit_trace(p, i, l, first, m, &b, is_lost);
         if (is_u8_out && is_done) {
@@ -906,7 +948,7 @@ static int run_block(void *context, int64_t index, int is_caller)
             if (n_stages > 0) {
                 const fnn_certify_rows rows = {
                     .stages = seen.stages, .z = seen.z, .z_stride = p->certificate->n_inputs,
-                    .hidden = (float *)run.x, .hidden_stride = ldx / 4,
+                    .hidden = (float *)run.x, .hidden_stride = run.ldx / 4,
                     .logits = y, .logits_stride = l->ld / 4};
                 if (fnn_certify(p->certificate, net->floats->certify, &rows, m, seen.is_doubtful, NULL,
                                 seen.work) > 0)
