@@ -175,19 +175,24 @@ static int64_t weight_bytes(const layer *l)
 static int64_t vector_bytes(const layer *l) { return round_up(l->n_panels * l->row->nr * 4, 64); }
 
 /* Rows that a block may have. While all weights stay in L2, one tile at a time keeps its inputs in
- * L1. Otherwise weights come from further away, and as many rows share them as have their inputs in
+ * L1; layers of one panel have so little to do that what a block costs is felt, and take as many
+ * tiles as half of L1 holds. Otherwise weights come from further away, and as many rows share them as have their inputs in
  * half of L2. */
 static int64_t choose_block(const fnn_network *net, const path *way, int64_t size)
 {
     const int64_t l2 = (int64_t)fnn_l2_bytes();
-    int64_t n_bytes = 0, widest = ld_of_input(way->first, size);
+    int64_t n_bytes = 0, widest = ld_of_input(way->first, size), most_panels = 0;
     for (int i = 0; i < net->n_layers; i++) {
         const layer *l = layer_at(net, way, i);
         const int64_t ld = l->is_u8_out ? l->ld_u8 : l->ld;
         n_bytes += weight_bytes(l);
         if (ld > widest && i + 1 < net->n_layers) widest = ld;
+        if (l->n_panels > most_panels) most_panels = l->n_panels;
     }
-    if (n_bytes <= l2 * 3 / 4) return way->mr;
+    if (n_bytes <= l2 * 3 / 4) {
+        const int64_t n_tiles = most_panels > 1 ? 1 : (16 << 10) / widest / way->mr;
+        return way->mr * (n_tiles < 1 ? 1 : n_tiles > 8 ? 8 : n_tiles);
+    }
     int64_t n_tiles = l2 / 2 / widest / way->mr;
     /* Of wide layers at least 4 tiles, which L3 may hold; of very wide ones, what is reasonable. */
     if (n_tiles < 4) n_tiles = (int64_t)64 << 20 >= 4 * way->mr * widest ? 4 : 1;
@@ -694,7 +699,9 @@ static void run_panels(const layer_run *run, int64_t panel)
     const fnn_finish finish = run->is_u8_out                 ? FNN_TO_U8
                               : activation == FNN_act_relu ? FNN_RELU
                                                              : FNN_Z;
-    const int64_t kc = block_of_k(row), panel_bytes = l->n_groups * row->nr * 4;
+    /* One tile alone, which may be one row, is spared divisions. */
+    const int64_t kc = run->n_tiles == 1 ? l->n_groups : block_of_k(row);
+    const int64_t panel_bytes = l->n_groups * row->nr * 4;
     /* u8 has no room for what a sum in progress holds. */
     const int64_t n_blocks =
         run->n_tiles == 1 || l->k == 0 || run->is_u8_out ? 1 : (l->n_groups + kc - 1) / kc;
@@ -722,6 +729,8 @@ static void run_panels(const layer_run *run, int64_t panel)
                 .ldy = run->ldy,
                 .finish = is_last ? finish : FNN_SUSPEND,
                 .is_continued = block > 0,
+                .ahead = 0, /* with a member left out, gcc fills all with "rep stos": 10 ns */
+                .ahead_step = 0,
             };
             assert(t.m >= 1 && t.m <= row->mr && t.n >= 1 && t.n_active >= 0);
             assert(t.n_active == 0 || t.list[t.n_active - 1] < l->n_groups);
