@@ -40,6 +40,7 @@ typedef struct {
     const layer *first;
     int mr;                  /* rows of whole tiles of all layers: the least common multiple of theirs */
     int64_t block;           /* rows taken through all layers at once */
+    int is_in_l2;            /* all weights are: no tile waits for another to share them */
 } path;
 
 struct fnn_network {
@@ -175,22 +176,21 @@ static int64_t weight_bytes(const layer *l)
 static int64_t vector_bytes(const layer *l) { return round_up(l->n_panels * l->row->nr * 4, 64); }
 
 /* Rows that a block may have. While all weights stay in L2, one tile at a time keeps its inputs in
- * L1; layers of one panel have so little to do that what a block costs is felt, and take as many
- * tiles as half of L1 holds. Otherwise weights come from further away, and as many rows share them as have their inputs in
+ * L1; where rows are short, several, for with so little to do what a block costs is felt. Otherwise weights come from further away, and as many rows share them as have their inputs in
  * half of L2. */
-static int64_t choose_block(const fnn_network *net, const path *way, int64_t size)
+static int64_t choose_block(const fnn_network *net, path *way, int64_t size)
 {
     const int64_t l2 = (int64_t)fnn_l2_bytes();
-    int64_t n_bytes = 0, widest = ld_of_input(way->first, size), most_panels = 0;
+    int64_t n_bytes = 0, widest = ld_of_input(way->first, size);
     for (int i = 0; i < net->n_layers; i++) {
         const layer *l = layer_at(net, way, i);
         const int64_t ld = l->is_u8_out ? l->ld_u8 : l->ld;
         n_bytes += weight_bytes(l);
         if (ld > widest && i + 1 < net->n_layers) widest = ld;
-        if (l->n_panels > most_panels) most_panels = l->n_panels;
     }
-    if (n_bytes <= l2 * 3 / 4) {
-        const int64_t n_tiles = most_panels > 1 ? 1 : (16 << 10) / widest / way->mr;
+    way->is_in_l2 = n_bytes <= l2 * 3 / 4;
+    if (way->is_in_l2) {
+        const int64_t n_tiles = (16 << 10) / widest / way->mr;
         return way->mr * (n_tiles < 1 ? 1 : n_tiles > 8 ? 8 : n_tiles);
     }
     int64_t n_tiles = l2 / 2 / widest / way->mr;
@@ -482,6 +482,7 @@ typedef struct {
     const fnn_call *call;
     int64_t n_rows;            /* in all */
     int64_t n_tiles, n_blocks; /* of them; blocks of as many tiles each, or one more */
+    int is_in_l2;              /* the path's */
     int is_polled;             /* long enough for `poll` to matter */
     int64_t polled_at;         /* when, in ns; the calling thread's */
     atomic_int is_stopped, is_out_of_memory;
@@ -668,6 +669,7 @@ static int n_tiles_of(const layer *l, int m)
 static int is_packed(const pass *p, const layer *l, int m)
 {
     if (p->certificate != NULL && l->row->kr == 1) return 0; /* which still wants to see them */
+    if (p->is_in_l2) return 0;
     return m == l->row->mr && l->n_panels >= 8 && l->row->pack != NULL;
 }
 
@@ -700,11 +702,11 @@ static void run_panels(const layer_run *run, int64_t panel)
                               : activation == FNN_act_relu ? FNN_RELU
                                                              : FNN_Z;
     /* One tile alone, which may be one row, is spared divisions. */
-    const int64_t kc = run->n_tiles == 1 ? l->n_groups : block_of_k(row);
+    const int64_t kc = run->n_tiles == 1 || p->is_in_l2 ? l->n_groups : block_of_k(row);
     const int64_t panel_bytes = l->n_groups * row->nr * 4;
     /* u8 has no room for what a sum in progress holds. */
     const int64_t n_blocks =
-        run->n_tiles == 1 || l->k == 0 || run->is_u8_out ? 1 : (l->n_groups + kc - 1) / kc;
+        run->n_tiles == 1 || p->is_in_l2 || l->k == 0 || run->is_u8_out ? 1 : (l->n_groups + kc - 1) / kc;
     const int64_t first = panel * row->nr, last = (panel + run->n_at_once) * row->nr;
     const int64_t n = (last < l->n ? last : l->n) - first;
     for (int64_t block = 0; block < n_blocks; block++) {
@@ -759,8 +761,8 @@ static void run_share(void *context, int64_t i)
     run_panels(run, run->first_panel + i * run->n_at_once);
 }
 
-/* All panels. One tile alone: all at once, or as many as take NS_POLL, so that few rows can have several
- * in registers. More tiles: a panel serves all of them while it is in cache. A team takes some
+/* All panels. One tile alone, or weights in L2: all at once, or as many as take NS_POLL, so that few rows
+ * can have several in registers. More tiles: a panel serves all of them while it is in cache. A team takes some
  * columns at a time; nobody is asked to go on while others work (see fnn_team). */
 static int run_layer(layer_run *run, int is_caller)
 {
@@ -772,7 +774,7 @@ static int run_layer(layer_run *run, int is_caller)
         if (n < (double)l->n_panels) n_in_time = 8 + (int64_t)n / 8 * 8;
     }
     if (n_in_time > l->n_panels) n_in_time = l->n_panels;
-    run->n_at_once = run->n_tiles > 1 ? 1 : n_in_time;
+    run->n_at_once = run->n_tiles > 1 && !p->is_in_l2 ? 1 : n_in_time;
     if (p->team != NULL && l->n * l->k >= SHARED_WEIGHTS) {
         run->n_at_once = COLUMNS_OF_SHARE / l->row->nr;
         for (int64_t panel = 0; panel < l->n_panels; panel += n_in_time) {
@@ -1010,6 +1012,7 @@ static fnn_status forward(pass *p, int64_t n_rows)
     const path *way = &net->paths[call->dtype];
     int64_t n_worked = 0;
     p->n_rows = n_rows;
+    p->is_in_l2 = way->is_in_l2;
     p->n_tiles = (n_rows + way->mr - 1) / way->mr;
     p->n_blocks = 1;
     p->is_polled = call->poll != NULL && (double)n_rows * net->ns_per_row >= NS_SPLIT;
