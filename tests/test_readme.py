@@ -18,7 +18,7 @@ def test_the_example_runs(code, tmp_path, monkeypatch):
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES) == 3
 
 
 def test_every_activation_is_listed():

@@ -31,12 +31,13 @@ _MOST_READ = 1 << 24
 _MOST_BUFFER = 1 << 30
 
 
-def peak(isa: str, n_threads: int = 1) -> float:
-    """GFLOP/s of float32 multiply-adds on one core, times `n_threads`, on kernels `isa`.
+def peak(isa: str, n_threads: int = 1, number_format: str = "f32") -> float:
+    """GFLOP/s (of "i8": GOP/s) of multiply-adds on one core, times `n_threads`, on kernels `isa`.
 
-    The multiply-adds are independent (16 accumulators on AVX-512, 12 on AVX2) and touch no memory.
+    The multiply-adds are those of `number_format`, independent (16 accumulators on AVX-512, 10 on
+    AVX2), and touch no memory.
     """
-    return _core.peak_gflops(isa, _LEAST_BURST) * n_threads
+    return _core.peak_gflops(isa, _LEAST_BURST, number_format) * n_threads
 
 
 @functools.cache

@@ -153,12 +153,14 @@ def measure(
     n_calls = max(1, min(_MOST_CALLS, int(seconds / n_rounds / n_parts / once)))
     work = [model._work(part, threads=threads) for part in x[:_COUNTED]]
     n_threads = int(np.median([w["n_threads"] for w in work]))
-    level, isa = ruler.level_of(model.nbytes), model.kernels[0]["isa"]
+    level = ruler.level_of(model.nbytes)
+    # What most multiply-adds run on: the first layer as these rows meet it, often the widest.
+    first = model.pixel_kernel if rows.dtype == np.uint8 else model.kernels[0]
     latencies, samples, layer_samples = [], [], []
     peaks, bandwidths = [], []
 
     def rule() -> None:
-        peaks.append(ruler.peak(isa, n_threads))
+        peaks.append(ruler.peak(first["isa"], n_threads, first["format"]))
         bandwidths.append(ruler.bandwidth(level, n_threads))
         whole.throughput(1)
 

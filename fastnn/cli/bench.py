@@ -18,6 +18,7 @@ from fastnn.bench.workload import fingerprint, outputs_sha256
 from fastnn.cli.output import (
     Isa,
     Json,
+    Precision,
     Quiet,
     Threads,
     UsageError,
@@ -77,6 +78,7 @@ def bench(
         ),
     ] = None,
     markdown: Annotated[Path | None, Parameter(help="Write the tables as Markdown.")] = None,
+    precision: Precision = None,
     quiet: Quiet = False,
 ) -> None:
     """Time a model: latency per call, rows per second, and how near the machine's limits it is.
@@ -89,7 +91,7 @@ def bench(
     """
     if json is not None and str(json).startswith("--"):
         raise UsageError(f'--json: wanted a file or "-", got the option {json}; see --help')
-    network = fastnn.load(model, isa=isa)
+    network = fastnn.load(model, precision=precision, isa=isa)
     inputs = rows_for_model(network, rows)
     for path in (json, markdown):
         if path is not None and not _is_stdout(path) and not path.parent.is_dir():
@@ -138,6 +140,8 @@ def bench(
     if json is not None:
         report.write(json, json_text.dumps(content, allow_nan=False) + "\n")
     result(f"{model}: {network!r}")
+    if layers and network.precision != "float32":
+        result(f"layers are timed one by one in float32, not in {network.precision}")
     result(f"isa {network.kernels[0]['isa']}, predict(x, out=out) on {_kind(str(inputs.dtype))}")
     result(report.limits_text(timings))
     if rivals:
