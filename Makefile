@@ -22,7 +22,7 @@ SANITIZED := build/sanitize/tree
 
 .DELETE_ON_ERROR:
 .PHONY: always help run build test test-sanitized test-neon test-wheel harness harness-sanitized \
-        exhaustive bench lint clean
+        exhaustive bench shapes threads overhead lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -61,6 +61,15 @@ test-wheel: $(VENV)/with-test  ## sdist -> wheel -> clean environment outside th
 
 bench: $(VENV)/with-bench  ## measure fastnn beside its rivals
 	$(PY) -m benchmarks.compare $(ARGS)
+
+shapes: $(VENV)/with-bench  ## look for cliffs: 300 shapes, neighbours compared
+	$(PY) -m benchmarks.shapes $(ARGS)
+
+threads: $(VENV)/with-bench  ## two threads, and more, beside one
+	$(PY) -m benchmarks.threads $(ARGS)
+
+overhead: $(VENV)/with-bench  ## what a call from Python costs beside the network
+	$(PY) -m benchmarks.overhead $(ARGS)
 
 lint: $(VENV)/with-dev  ## ruff and mypy
 	$(PY) -m ruff check .

@@ -211,10 +211,20 @@ static void OF(gemm_packed)(const fnn_tile *t)
     else if (left > 0) OF(packed_tile)(t, FNN_MR, 1, panel);
 }
 
+/* A function for each m: one for all has a frame of 400 KB under the address sanitizer. */
+#define CASE(m)                                                                               \
+    static __attribute__((noinline)) void FNN_JOIN(OF(rows), _, m)(const fnn_tile *t)         \
+    {                                                                                         \
+        if (m <= FNN_MR) OF(rows)(t, m);                                                      \
+    }
+CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#undef CASE
+
 static void OF(gemm)(const fnn_tile *t)
 {
     switch (t->m) {
-#define CASE(m) case m: if (m <= FNN_MR) OF(rows)(t, m); break;
+#define CASE(m) case m: FNN_JOIN(OF(rows), _, m)(t); break;
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
         CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #undef CASE
