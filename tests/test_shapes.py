@@ -158,3 +158,14 @@ def test_overhead_tells_the_crossing_apart(monkeypatch):
     cases = {case.name: case.best for case in overhead.measure(rounds=3)}
     assert len(cases) == 8
     assert cases["no rows, out="] < cases["small float32, out="]
+
+
+def test_one_row_is_shared_out_where_weights_are_streamed():
+    """12.8 MB of weights, whose multiply-adds alone would not be worth a second thread."""
+    rng = np.random.default_rng(1)
+    layers = [Dense(rng.standard_normal((1600, 2000)), np.zeros(2000))]
+    row = rng.standard_normal((1, 1600)).astype(np.float32)
+    model = fastnn.Model(layers, task="regress")
+    assert_same_bits(model.forward(row, threads=2), model.forward(row, threads=1))
+    # On a busy machine the caller may have done all before another thread woke.
+    assert any(model._work(row, threads=2)["n_threads"] == 2 for _ in range(300))
