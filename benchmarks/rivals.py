@@ -24,6 +24,7 @@ import numpy.typing as npt
 import fastnn
 from benchmarks import int8_graphs
 from benchmarks.workloads import Workload
+from fastnn.bench.rivals import own_signal_stack
 
 Call = Callable[[npt.NDArray[Any]], Any]
 
@@ -370,7 +371,8 @@ def _openvino_compiled(file: bytes) -> Any:
         "INFERENCE_NUM_THREADS": 1,
         "ENABLE_CPU_PINNING": False,
     }
-    return core.compile_model(core.read_model(file), "CPU", settings)
+    with own_signal_stack():
+        return core.compile_model(core.read_model(file), "CPU", settings)
 
 
 def require_integer_openvino(compiled: Any, n_layers: int) -> None:

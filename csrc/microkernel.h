@@ -49,6 +49,8 @@
  * ldx in registers, hardly a row needs an instruction of its own. What gcc makes of i * ldx is an
  * add a row, which costs 6 % on Sapphire Rapids, where adds and FMAs share ports. */
 #define ROW(x, i) ((x) + ((i) == 0 ? 0 : odd[(i) / ((i) & -(i))] * ((i) & -(i))))
+/* Or gcc keeps a sum in memory now and then, though registers are free. */
+#define IN_REGISTER(x) __asm__ volatile("" : "+" FNN_VEC_CONSTRAINT(x))
 /* Hides from the compiler where a value came from, or it would derive one register from another. */
 #define OPAQUE(x) __asm__("" : "+r"(x))
 
@@ -158,7 +160,10 @@ INLINE void OF(packed_tile)(const fnn_tile *t, const int m, const int n, int64_t
         UNROLL for (int j = 0; j < n; j++) b[j] = OF(load)(wk + j * (W * 4));                 \
         UNROLL for (int i = 0; i < m; i++) {                                                  \
             const OF(x) a = OF(spread)((at_x) + i * 4);                                       \
-            UNROLL for (int j = 0; j < n; j++) SUM = OF(step)(SUM, a, b[j]);                  \
+            UNROLL for (int j = 0; j < n; j++) {                                              \
+                SUM = OF(step)(SUM, a, b[j]);                                                 \
+                IN_REGISTER(SUM);                                                             \
+            }                                                                                 \
         }                                                                                     \
         __asm__ volatile("" ::: "memory"); /* or gcc mixes steps, and spills */               \
     } while (0)
@@ -401,6 +406,7 @@ const fnn_row FNN_ROW = {
 #undef KR
 #undef ROW
 #undef OPAQUE
+#undef IN_REGISTER
 #undef COLUMN
 #undef EACH
 #undef SUM

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define FNN_VEC_WIDTH 8
+#define FNN_VEC_CONSTRAINT "x" /* of inline assembly */
 typedef __m256 vf;
 typedef __m256i vi;
 typedef __m256 vm; /* all bits of a lane or none */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define FNN_VEC_WIDTH 16
+#define FNN_VEC_CONSTRAINT "v" /* of inline assembly */
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __mmask16 vm;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define FNN_VEC_WIDTH 4
+#define FNN_VEC_CONSTRAINT "w" /* of inline assembly */
 typedef float32x4_t vf;
 typedef int32x4_t vi;
 typedef uint32x4_t vm;

@@ -809,6 +809,8 @@ def int8_layers(chain: Sequence[Dense], calibration: Calibration) -> list[Quanti
     """
     from fastnn.quantize import MAX_INPUTS, QuantizedDense, quantize_dense
 
+    if len(chain) < 2:
+        raise ValueError("certify: the network has one layer, wanted two or more: the last is float32")
     if calibration.input != "uint8":
         raise ValueError("certify: the rows to calibrate with are floats, wanted uint8 pixels")
     for i, layer in enumerate(chain[:-1]):

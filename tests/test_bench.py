@@ -57,7 +57,7 @@ class Clockwork:
 def rulers(monkeypatch):
     """A core whose peak is 4 GFLOP/s, but every other reading 2; and 8 GB/s."""
     peaks = iter([4.0, 2.0] * 1000)
-    monkeypatch.setattr(ruler, "peak", lambda _isa, n_threads: next(peaks) * n_threads)
+    monkeypatch.setattr(ruler, "peak", lambda _isa, n_threads, _format: next(peaks) * n_threads)
     monkeypatch.setattr(ruler, "bandwidth", lambda _level, _n_threads: 8.0)
 
 
@@ -407,7 +407,7 @@ def test_the_race_names_who_is_absent(model, monkeypatch):
 
 
 def test_a_process_that_hangs_is_given_up(model, monkeypatch, tmp_path):
-    monkeypatch.setattr(race, "_PATIENCE", 0.2)
+    monkeypatch.setattr(race, "_PATIENCE", 0.02)  # it takes longer to start
     with race._Child(str(tmp_path), "NumPy", 1, model) as child:
         process = child.process
         with pytest.raises(race._Failed, match="no answer in 0 s"):

@@ -6,6 +6,7 @@ rivals there are, the environment decides (the extra "bench").
 
 import json
 import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -205,6 +206,20 @@ def test_rivals_of_int8_prove_that_they_run_integers():
     floats = rivals.onnx_bytes(tiny(), pixels_in=False, folded=False)
     with pytest.raises(AssertionError, match="ONNX Runtime runs"):
         rivals.require_integer_onnxruntime(floats, n_layers=2)
+
+
+def test_openvino_leaves_the_signal_stack_alone():
+    """Without own_signal_stack, any signal after this test ends the process."""
+    pytest.importorskip("openvino", reason="NOT TESTED: openvino is not installed")
+    pytest.importorskip("onnx", reason="NOT TESTED: onnx is not installed")
+    fired = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: fired.append(1))
+    try:
+        rivals._openvino_compiled(rivals.onnx_bytes(tiny(), pixels_in=False, folded=False))
+        os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert fired
 
 
 def test_openvino_of_int8_proves_that_it_runs_integers():

@@ -37,11 +37,8 @@ PIXEL_TAPS = Taps((1, 28, 29, 27), (3, 2, -2, 1))
 
 def folded(model):
     """The float32 layers as uint8 rows meet them."""
-    weight, bias = fastnn.model._fold(model.layers[0], model.scale, model.mean, model.std)
-    first = model.layers[0]
-    if weight is None:
-        return model.layers
-    return (Dense(weight, bias, first.activation, **first.parameters), *model.layers[1:])
+    pixel = fastnn.model._fold(model.layers[0], model.scale, model.mean, model.std)
+    return (pixel or model.layers[0], *model.layers[1:])
 
 
 def activated(layer, z):

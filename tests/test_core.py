@@ -91,7 +91,8 @@ def test_no_rows(network):
     empty = np.empty((0, N_INPUTS), np.float32)
     assert network.predict(empty).shape == (0,)
     assert network.forward(empty).shape == (0, N_OUTPUTS)
-    assert network._work(empty) == {"executed": 0, "effective": 0, "n_threads": 0}
+    nothing = {"executed": 0, "effective": 0, "n_threads": 0, "n_doubtful": 0}
+    assert network._work(empty) == nothing
 
 
 @pytest.mark.parametrize(

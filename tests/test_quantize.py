@@ -241,9 +241,27 @@ def test_a_calibration_is_plain_and_never_changes():
         one.input = "uint8"
     assert pickle.loads(pickle.dumps(one)) == one
     assert hash(pickle.loads(pickle.dumps(one))) == hash(one)
-    function, (name, ranges) = one.__reduce__()
+    function, (name, ranges, taps) = one.__reduce__()
     with pytest.raises(ValueError, match="wanted lo <= 0"):
-        function(name, [(1, 2), *ranges])
+        function(name, [(1, 2), *ranges], taps)
+
+
+@pytest.mark.parametrize(
+    ("taps", "error", "message"),
+    [
+        (3, TypeError, "wanted pairs of integers"),
+        ([(1, 2, 3)], TypeError, "wanted pairs of integers"),
+        ([(1, 2.0)], TypeError, "wanted pairs of integers"),
+        ([(0, 1)], ValueError, "lags of at least 1"),
+        ([(1, 65)], ValueError, "at most 64"),
+        ([(i + 1, 1) for i in range(9)], ValueError, "at most 8"),
+    ],
+)
+def test_taps_are_checked(taps, error, message):
+    with pytest.raises(error, match=message):
+        Calibration("uint8", [(0, 255)], taps)
+    with pytest.raises(ValueError, match='for "uint8" input'):
+        Calibration("float32", [(0, 1)], [(1, 3)])
 
 
 def quantized_record(**changed):

@@ -9,6 +9,7 @@ system only when its forms are made; a system that lacks a package or an activat
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -337,9 +338,28 @@ def _openvino(workload: Workload, n_threads: int) -> Iterator[Form]:
         "ENABLE_CPU_PINNING": False,
     }
     for name, file, prepare in _onnx_forms(workload):
-        request = core.compile_model(core.read_model(file), "CPU", settings).create_infer_request()
+        with own_signal_stack():
+            compiled = core.compile_model(core.read_model(file), "CPU", settings)
+            request = compiled.create_infer_request()
         infer = partial(request.infer, share_inputs=True, share_outputs=True)
         yield Form(name + "infer", _after(prepare, _openvino_call(infer)))
+
+
+class _SignalStack(ctypes.Structure):
+    _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def own_signal_stack() -> Iterator[None]:
+    """Keeps the thread's alternate signal stack. OpenVINO 2026.4 sets one of its own when it
+    compiles, frees it and leaves it set: the next signal with a Python handler ends the process."""
+    kept = _SignalStack()
+    libc = ctypes.CDLL(None)
+    libc.sigaltstack(None, ctypes.byref(kept))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(kept), None)
 
 
 def _openvino_call(infer: Callable[..., Any]) -> Call:
