@@ -810,7 +810,9 @@ def int8_layers(chain: Sequence[Dense], calibration: Calibration) -> list[Quanti
     from fastnn.quantize import MAX_INPUTS, QuantizedDense, quantize_dense
 
     if len(chain) < 2:
-        raise ValueError("certify: the network has one layer, wanted two or more: the last is float32")
+        raise ValueError(
+            "certify: the network has one layer, wanted two or more: the last is float32"
+        )
     if calibration.input != "uint8":
         raise ValueError("certify: the rows to calibrate with are floats, wanted uint8 pixels")
     for i, layer in enumerate(chain[:-1]):
@@ -818,7 +820,7 @@ def int8_layers(chain: Sequence[Dense], calibration: Calibration) -> list[Quanti
             raise ValueError(
                 f"certify: layers[{i}] has {layer.n_inputs} inputs, wanted at most {MAX_INPUTS}"
             )
-    layers = []
+    layers: list[QuantizedDense] = []
     for layer, limits in zip(chain[:-1], calibration.ranges, strict=False):
         if layers:
             layers.append(quantize_dense(layer, *limits))
@@ -826,9 +828,14 @@ def int8_layers(chain: Sequence[Dense], calibration: Calibration) -> list[Quanti
         weight_i8, scale = shaped_weights(layer.weight, Taps.of(calibration.taps))
         layers.append(
             QuantizedDense(
-                weight_i8, scale.astype(np.float32), layer.bias, 1.0, 0.0, layer.activation,
+                weight_i8,
+                scale.astype(np.float32),
+                layer.bias,
+                1.0,
+                0.0,
+                layer.activation,
                 layer.parameters,
-            )  # fmt: skip
+            )
         )
     return layers
 
@@ -840,5 +847,6 @@ def certifier(chain: Sequence[Dense], calibration: Calibration, isa: str | None)
     layers = int8_layers(chain, calibration)
     taps = Taps.of(calibration.taps)
     by_z = activations()[chain[-1].activation]["label_by_z"]
-    certificate = Certificate(chain, layers, taps=taps, by_z=by_z)
+    with np.errstate(over="ignore", invalid="ignore"):  # a bound that is infinite certifies nothing
+        certificate = Certificate(chain, layers, taps=taps, by_z=by_z)
     return Certifier(Network([*layers, chain[-1]], isa=isa), certificate)

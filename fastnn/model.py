@@ -395,7 +395,8 @@ def _packed(parts: _Parts, pixel: Dense | None, isa: str | None) -> _Packed:
             raise ValueError(f"Model: {error}") from None
     from fastnn.certify import certifier
 
-    assert parts.precision == "certified" and parts.calibration is not None
+    assert parts.precision == "certified"
+    assert parts.calibration is not None
     if parts.task == "regress":
         raise ValueError('Model: precision "certified" is of labels, and a regression has none')
     chain = (pixel or parts.layers[0], *parts.layers[1:])

@@ -102,9 +102,10 @@ def _describe(model_file: ModelFile) -> dict[str, Any]:
     if model_file.precision != "float32":
         about["precision"] = model_file.precision
     if model_file.calibration is not None:
-        about["calibration"] = dataclasses.asdict(model_file.calibration)
-        if not model_file.calibration.taps:
-            del about["calibration"]["taps"]
+        calibration = dataclasses.asdict(model_file.calibration)
+        if not calibration["taps"]:
+            del calibration["taps"]
+        about["calibration"] = calibration
     return about
 
 
