@@ -210,8 +210,8 @@ def test_rivals_of_int8_prove_that_they_run_integers():
 
 def test_openvino_leaves_the_signal_stack_alone():
     """Without own_signal_stack, any signal after this test ends the process."""
-    pytest.importorskip("openvino", reason="NOT TESTED: openvino is not installed")
-    pytest.importorskip("onnx", reason="NOT TESTED: onnx is not installed")
+    pytest.importorskip("openvino", reason=RIVALS)
+    pytest.importorskip("onnx", reason=RIVALS)
     fired = []
     before = signal.signal(signal.SIGUSR1, lambda *_: fired.append(1))
     try:

@@ -11,7 +11,7 @@ import pickle
 
 import numpy as np
 import pytest
-from oracle import dense, each_isa_of, generator
+from oracle import IS_SANITIZED, dense, each_isa_of, generator
 from test_certify import descend, folded
 
 import fastnn
@@ -52,6 +52,8 @@ def test_labels_of_all_digits(float32, mnist_path, isa):
     model = fastnn.load("mnist-small", precision="certified", isa=isa)
     for which, most in (("test", 0.012), ("train", 0.009)):
         rows = mnist.load(which, mnist_path)[0].reshape(-1, 784)
+        if IS_SANITIZED:
+            rows = rows[:3000]
         assert np.array_equal(model.predict(rows), float32.predict(rows))
         assert doubtful(model, rows) <= most * len(rows)
 

@@ -19,7 +19,7 @@ pytestmark = [
         shutil.which("objdump") is None, reason="NOT TESTED: needs objdump, of binutils"
     ),
     pytest.mark.skipif(
-        _core.build_info()["mode"] != "release", reason="NOT TESTED: needs an optimised build"
+        _core.build_info()["mode"] != "release", reason="NOT TESTED: sanitizers change loops"
     ),
 ]
 
