@@ -1,14 +1,19 @@
 """The engine checks itself: every kernel that this machine has against the scalar one.
 
 Invariant: compares bits, not closeness, as the promise is "same row, same bits"; NaNs are equal.
-Takes some 50 ms, writes nothing, and raises on the first difference.
+Only bfloat16, which promises no bits, is held to a few parts in a hundred of the largest output.
+Takes some 200 ms, writes nothing, and raises on the first difference.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastnn import _core
 from fastnn.layers import Dense
+from fastnn.quantize import quantize_dense
 
 __all__ = ["self_test"]
 
@@ -26,12 +31,19 @@ def self_test() -> list[dict[str, object]]:
         if not kernel["available"]:
             continue
         n_checked = 0
+        number_format = kernel["format"]
         for layers, x in cases:
             sizes = "-".join(str(layer.n_outputs) for layer in layers)
-            got = _core.Network(layers, isa=kernel["isa"]).forward(x, threads=1)
-            want = _core.Network(layers, isa="scalar").forward(x, threads=1)
-            _compare(got, want, f"kernel {kernel['isa']}: network {len(x[0])}-{sizes}")
+            what = f"kernel {kernel['isa']} {number_format}: network {len(x[0])}-{sizes}"
+            got, want = (
+                _built(layers, number_format, isa).forward(x, threads=1)
+                for isa in (kernel["isa"], "scalar")
+            )
+            (_compare_roughly if number_format == "bf16" else _compare)(got, want, what)
             n_checked += got.size
+        if number_format != "f32":
+            report.append({**_named(kernel), "n_checked": n_checked})
+            continue
         for name, about in _core.activations().items():
             parameters = {
                 key: i - 1.0 if default is None else default
@@ -41,8 +53,19 @@ def self_test() -> list[dict[str, object]]:
             want = _core.activate(name, samples, "scalar", **parameters)
             _compare(got, want, f"kernel {kernel['isa']}: activation {name}")
             n_checked += got.size
-        report.append({"isa": kernel["isa"], "format": kernel["format"], "n_checked": n_checked})
+        report.append({**_named(kernel), "n_checked": n_checked})
     return report
+
+
+def _named(kernel: Mapping[str, Any]) -> dict[str, object]:
+    return {"isa": kernel["isa"], "format": kernel["format"]}
+
+
+def _built(layers: list[Dense], number_format: str, isa: str) -> _core.Network:
+    """The network in this format; int8 with ranges that leave some values outside."""
+    if number_format == "i8":
+        return _core.Network([quantize_dense(layer, -2.0, 30.0) for layer in layers], isa=isa)
+    return _core.Network(layers, format=number_format, isa=isa)
 
 
 _SIZES = [(1, 1), (5, 3), (70, 40, 9), (129, 65, 33, 17, 2)]
@@ -65,6 +88,15 @@ def _rows(rng: np.random.Generator, n_inputs: int) -> npt.NDArray[np.float32]:
     x[rng.random(x.shape) < 0.5] = 0
     x[3], x[7], x[11], x[13] = -0.0, 1e-40, np.nan, np.inf
     return x
+
+
+def _compare_roughly(
+    got: npt.NDArray[np.float32], want: npt.NDArray[np.float32], what: str
+) -> None:
+    is_finite = np.isfinite(want) & np.isfinite(got)
+    error = np.abs(got[is_finite] - want[is_finite]).max(initial=0)
+    if error > 0.03 * np.abs(want)[is_finite].max(initial=1):
+        raise RuntimeError(f"self_test: {what} is far from the scalar kernel: report it")
 
 
 def _compare(got: npt.NDArray[np.float32], want: npt.NDArray[np.float32], what: str) -> None:
