@@ -26,7 +26,7 @@ def about() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cpu_features": _core.cpu_features(),
         "isa": probe.kernels[0]["isa"],
-        "kernels": _core.kernels(),
+        "kernels": _kernels(),
         "threads": default_threads(),
         "environment": {
             k: v for k, v in sorted(os.environ.items()) if k.startswith("FASTNN_") and v
@@ -35,11 +35,22 @@ def about() -> dict[str, Any]:
     }
 
 
+def _kernels() -> list[dict[str, Any]]:
+    """`_core.kernels()`, and whether each is the one that networks of its format get here."""
+    ranks = _core.isas()  # lowest first
+    usable = ranks[: ranks.index(os.environ.get("FASTNN_ISA") or ranks[-1]) + 1]
+    chosen: dict[str, str] = {}
+    for kernel in _core.kernels():  # best first
+        if kernel["available"] and kernel["isa"] in usable:
+            chosen.setdefault(kernel["format"], kernel["isa"])
+    return [{**k, "is_chosen": chosen[k["format"]] == k["isa"]} for k in _core.kernels()]
+
+
 def about_text(facts: dict[str, Any]) -> str:
     """The same for people."""
     rows = [
         (
-            ("* " if kernel["isa"] == facts["isa"] else "  ") + kernel["isa"],
+            ("* " if kernel["is_chosen"] else "  ") + kernel["isa"],
             kernel["format"],
             f"{kernel['mr']}x{kernel['nr']}",
             "yes" if kernel["available"] else "no",
