@@ -153,12 +153,13 @@ def test_folding_of_batch_norm(torch):
     from training import networks, train
 
     torch.manual_seed(3)
-    network = networks.build(Recipe("x", (784, 16, 8, 10), batch_norm=True))
+    recipe = Recipe("x", (784, 16, 8, 10), batch_norm=True)
+    network = networks.build(recipe)
     images = mnist.sample()[0]
     network.train()
     for _ in range(5):
         network(train.pixels(images))
-    expected = train.logits(network, train.pixels(images)).numpy()
+    expected = train.logits(network, train.pixels(images), recipe).numpy()
     found = export.hidden(networks.dense_arrays(network), "relu", images)[-1]
     np.testing.assert_allclose(found, expected, atol=2e-5)
 

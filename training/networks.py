@@ -16,7 +16,9 @@ _ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
 def build(recipe: Recipe) -> nn.Sequential:
     """The untrained network of a recipe; draws from PyTorch's global generator."""
-    return _teacher(recipe.n_conv) if recipe.n_conv else _dense(recipe)
+    if recipe.n_conv:  # channels last: what oneDNN's convolutions want
+        return _teacher(recipe.n_conv).to(memory_format=torch.channels_last)
+    return _dense(recipe)
 
 
 def _dense(recipe: Recipe) -> nn.Sequential:

@@ -58,7 +58,7 @@ RECIPES = {
         Recipe("mnist-mid", (784, 512, 512, 10), epochs=200, **_DISTILLED),
         Recipe("mnist-large", (784, 2500, 2000, 1500, 1000, 500, 10), epochs=200,
                learning_rate=1e-3, **_DISTILLED),
-        *(Recipe(name, (), epochs=20, batch=200, learning_rate=3e-3, weight_decay=5e-4,
+        *(Recipe(name, (), epochs=30, batch=200, learning_rate=3e-3, weight_decay=5e-4,
                  average=0.998, n_conv=24, seed=seed)
           for seed, name in enumerate(_TEACHERS, start=11)),
     )
