@@ -112,6 +112,9 @@ typedef struct {
     int64_t n_doubtful; /* fnn_forward_certified: rows that went through `exact` as well */
 } fnn_work;
 
+/* What a layer took of a call, its inputs' encoding included. With several threads: all of theirs. */
+typedef struct { int64_t ns, executed; } fnn_layer_work;
+
 typedef struct {
     const void *x;         /* [M, K] of dtype, elements aligned to their size */
     fnn_dtype dtype;
@@ -129,6 +132,8 @@ typedef struct {
     float *const *trace_z; /* NULL, or per layer float [M, N_layer]: z ... */
     float *const *trace_a; /* ... and activation */
     fnn_work *work;        /* NULL, or filled */
+    fnn_layer_work *layer_work; /* NULL, or [layers + 1], to which is added: each layer; then labels,
+                              softmax and certificate. Costs two readings of the clock a block and layer */
 } fnn_call;
 
 /* Nothing is allocated after the first call of a thread (workspace belongs to the thread, its size

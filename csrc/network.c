@@ -573,12 +573,14 @@ static int64_t encode_input(const pass *p, const layer *l, int64_t row, fnn_enco
     return (call->dtype == FNN_U8 ? l->row->encode_u8 : l->row->encode_f32)(e);
 }
 
-static int64_t now_ns(void)
+static int64_t ns_of(clockid_t clock)
 {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now); /* exact to a few ms, costs a few ns */
+    clock_gettime(clock, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
+
+static int64_t now_ns(void) { return ns_of(CLOCK_MONOTONIC_COARSE); } /* to a few ms, costs a few ns */
 
 /* Whether to go on: asks `poll` every NS_POLL or so. In the calling thread alone. */
 static int go_on(void *context)
@@ -694,7 +696,10 @@ typedef struct {
     int activation, is_u8_out;
     int64_t n_at_once;       /* panels */
     int64_t first_panel;     /* of those that a team shares now */
+    fnn_layer_work *spent;   /* NULL, or the layer's */
 } layer_run;
+
+static void add(int64_t *sum, int64_t n) { __atomic_fetch_add(sum, n, __ATOMIC_RELAXED); }
 
 /* Panels [panel, panel + n_at_once) for all tiles. */
 static void run_panels(const layer_run *run, int64_t panel)
@@ -756,7 +761,9 @@ static void run_panels(const layer_run *run, int64_t panel)
                 for (int r = 0; r < t.m; r++)
                     p->net->floats->activate[activation](
                         l->parameters, (float *)((char *)t.y + r * run->ldy), n);
-            if (p->call->work != NULL) p->executed += t.m * t.n_active * row->kr * n;
+            const int64_t n_madds = t.m * t.n_active * row->kr * n;
+            if (p->call->work != NULL) p->executed += n_madds;
+            if (run->spent != NULL) add(&run->spent->executed, n_madds);
         }
     }
 }
@@ -903,6 +910,14 @@ static int64_t start_of_block(const pass *p, int64_t index)
     return start_of_tile(tile, n_tiles, p->n_rows, p->net->paths[p->call->dtype].mr);
 }
 
+/* Adds the time since `since`; what the time is now. */
+static int64_t add_ns(fnn_layer_work *spent, int64_t since)
+{
+    const int64_t now = ns_of(CLOCK_MONOTONIC);
+    add(&spent->ns, now - since);
+    return now;
+}
+
 /* Rows of block `index` through all layers. Returns 0 to stop. */
 static int run_block(void *context, int64_t index, int is_caller)
 {
@@ -930,6 +945,7 @@ static int run_block(void *context, int64_t index, int is_caller)
     uint64_t is_lost[MOST_ROWS / 64]; /* rows that had a NaN when they became u8 */
     for (int i = 0; i < (m + 63) / 64; i++) is_lost[i] = 0;
     int size = 0, is_done = 1;
+    int64_t at_ns = call->layer_work == NULL ? 0 : ns_of(CLOCK_MONOTONIC);
 
     for (int i = 0; i < net->n_layers && is_done; i++) {
         const int is_last = i + 1 == net->n_layers;
@@ -943,7 +959,8 @@ static int run_block(void *context, int64_t index, int is_caller)
                          .x = b.from + net->room, .y = b.to + net->room, .ldx = ldx, .ldy = l->ld,
                          .packed = b.from + net->room - l->row->mr * ldx,
                          .packed_stride = l->row->mr * ldx, .b = &b, .n_active = n_active,
-                         .activation = is_plain ? FNN_act_identity : l->activation};
+                         .activation = is_plain ? FNN_act_identity : l->activation,
+                         .spent = call->layer_work == NULL ? NULL : call->layer_work + i};
         encode_rows(&run, first, size, i < n_stages ? &seen.stages[i] : NULL, n_active, is_lost);
         if (!is_u8_out || call->trace_z != NULL) is_done = run_layer(&run, is_caller);
         if (call->trace_z != NULL && is_done) emit_trace(p, i, l, first, m, &b, is_lost);
@@ -958,6 +975,7 @@ static int run_block(void *context, int64_t index, int is_caller)
             for (int r = 0; r < m; r++)
                 net->floats->activate[l->activation](l->parameters, (float *)(run.y + r * l->ld), l->n);
         }
+        if (run.spent != NULL) at_ns = add_ns(run.spent, at_ns);
         if (is_last && is_done && call->trace_z == NULL) {
             float *const y = (float *)run.y;
             restore_nan(y, m, l->n, l->ld, is_lost);
@@ -972,6 +990,7 @@ static int run_block(void *context, int64_t index, int is_caller)
                     for (int r = 0; r < m; r++)
                         if (seen.is_doubtful[r]) ((int64_t *)call->out)[first + r] = DOUBTFUL;
             }
+            if (run.spent != NULL) add_ns(run.spent + 1, at_ns);
         }
         char *const swap = b.from;
         b.from = b.to;

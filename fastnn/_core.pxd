@@ -52,6 +52,8 @@ cdef extern from "fastnn.h" nogil:
         FNN_OUTPUTS, FNN_LOGITS, FNN_PROBABILITIES, FNN_LABELS, FNN_TOP_K
     ctypedef struct fnn_work:
         int64_t n_threads, executed, effective, n_doubtful
+    ctypedef struct fnn_layer_work:
+        int64_t ns, executed
     ctypedef struct fnn_call:
         const void *x
         fnn_dtype dtype
@@ -66,6 +68,7 @@ cdef extern from "fastnn.h" nogil:
         float **trace_z
         float **trace_a
         fnn_work *work
+        fnn_layer_work *layer_work
     fnn_status fnn_forward(const fnn_network *network, const fnn_call *call)
     enum:
         FNN_MAX_STAGES

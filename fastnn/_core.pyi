@@ -35,6 +35,8 @@ class Work(TypedDict):
     executed: int
     effective: int
     n_threads: int
+    n_doubtful: int
+    layers: npt.NDArray[np.int64]
 
 _Float32 = npt.NDArray[np.float32]
 
@@ -109,4 +111,4 @@ class Network:
         threads: int | None = None,
     ) -> list[tuple[_Float32, _Float32]]: ...
     def warmup(self) -> None: ...
-    def _work(self, x: Any, threads: int | None = None) -> Work: ...
+    def _work(self, x: Any, threads: int | None = None, labels: bool = False) -> Work: ...

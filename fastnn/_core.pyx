@@ -546,19 +546,23 @@ cdef class Network:
 
     def _work(self, x, threads=None, bint labels=False):
         """What a forward pass over x does: executed and effective (dense) multiply-adds, the
-        number of threads that took part, and the number of rows that were doubtful, for `labels`
-        of a certified model."""
+        number of threads that took part, the number of rows that were doubtful, for `labels` of a
+        certified model; and [nanoseconds, executed multiply-adds] of each layer and, last, of
+        what follows them (labels, softmax, certificate), int64, shape (layers + 1, 2). With
+        several threads the nanoseconds are those of all, added up."""
         cdef fnn_call call
         cdef fnn_work work
         kept = self.take_rows("_work", x, &call)
+        layers = np.zeros((len(self.shapes) + 1, 2), np.int64)
         out = np.empty((call.n_rows, self.n_outputs), np.int64)
         call.output = FNN_LABELS if labels else FNN_LOGITS
         call.out = cnp.PyArray_DATA(out)
         call.n_threads = self.choose_threads("_work", threads, call.n_rows)
         call.work = &work
+        call.layer_work = <fnn_layer_work *>cnp.PyArray_DATA(layers)
         self.forward_rows(&call)
         return {"executed": work.executed, "effective": work.effective,
-                "n_threads": work.n_threads, "n_doubtful": work.n_doubtful}
+                "n_threads": work.n_threads, "n_doubtful": work.n_doubtful, "layers": layers}
 
     # -- below: arrays to fnn_call -----------------------------------------------------------------
 
