@@ -105,6 +105,7 @@ struct fnn_row {
     void (*pack)(const fnn_encode *, int64_t n_active, void *to);
     void (*gemm_packed)(const fnn_tile *);
     fnn_activate_fn *const *activate; /* f32 only: [FNN_N_ACTIVATIONS]; on own memory: whole vectors */
+    int64_t (*argmax)(const float *y, int64_t n); /* f32 only: as np.argmax; on own memory: whole vectors */
     const fnn_certify_loops *certify; /* f32 only */
     double (*burn)(int64_t n);
 };

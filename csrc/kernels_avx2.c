@@ -7,6 +7,7 @@
 #include "kernel.h"
 #include "vec_avx2.h"
 #include "activations.h"
+#include "argmax.h"
 #include "certify_loops.h"
 
 static const fnn_certify_loops certify_loops = FNN_CERTIFY_LOOPS;

@@ -7,6 +7,7 @@
 #include "kernel.h"
 #include "vec_neon.h"
 #include "activations.h"
+#include "argmax.h"
 
 #define certify_loops fnn_certify_plain
 

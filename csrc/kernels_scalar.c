@@ -183,6 +183,25 @@ static double burn(int64_t n)
     return 20.0 * (double)n;
 }
 
+/* As argmax.h. */
+static int64_t argmax(const float *y, int64_t n)
+{
+    int64_t best = 0;
+    for (int64_t start = 0; start < n; start += 64, y += 64) {
+        const int some = n - start < 64 ? (int)(n - start) : 64;
+        float top = y[0];
+        uint64_t is_top = 0, is_nan = 0; /* bit i: y[i] is */
+        for (int i = 1; i < some; i++) top = y[i] > top ? y[i] : top;
+        for (int i = 0; i < some; i++) {
+            is_top |= (uint64_t)(y[i] == top) << i;
+            is_nan |= (uint64_t)(y[i] != y[i]) << i;
+        }
+        if (is_nan != 0) return start + __builtin_ctzll(is_nan);
+        if (start == 0 || top > y[best - start]) best = start + __builtin_ctzll(is_top);
+    }
+    return best;
+}
+
 const fnn_row fnn_row_f32_scalar = {
     .isa = "scalar",
     .format = "f32",
@@ -195,6 +214,7 @@ const fnn_row fnn_row_f32_scalar = {
     .encode_f32 = encode_f32_f32,
     .gemm = gemm_f32,
     .activate = activate,
+    .argmax = argmax,
     .certify = &fnn_certify_plain,
     .burn = burn,
 };

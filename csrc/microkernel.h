@@ -382,6 +382,7 @@ const fnn_row FNN_ROW = {
     .pack = PACKS ? OF(pack) : NULL,
     .gemm_packed = PACKS ? OF(gemm_packed) : NULL,
     .activate = OF(ACTIVATE),
+    .argmax = OF(ARGMAX),
     .certify = OF(CERTIFY),
     .burn = OF(burn),
 };

@@ -422,25 +422,6 @@ static void softmax(const fnn_row *row, float *y, int64_t n, float *spare, int i
     }
 }
 
-/* Without a branch that depends on the values, which would be guessed wrongly two times a row. */
-static int64_t argmax(const float *y, int64_t n)
-{
-    int64_t best = 0;
-    for (int64_t start = 0; start < n; start += 64, y += 64) {
-        const int some = n - start < 64 ? (int)(n - start) : 64;
-        float top = y[0];
-        uint64_t is_top = 0, is_nan = 0; /* bit i: y[i] is */
-        for (int i = 1; i < some; i++) top = y[i] > top ? y[i] : top;
-        for (int i = 0; i < some; i++) {
-            is_top |= (uint64_t)(y[i] == top) << i;
-            is_nan |= (uint64_t)(y[i] != y[i]) << i;
-        }
-        if (is_nan != 0) return start + __builtin_ctzll(is_nan);
-        if (start == 0 || top > y[best - start]) best = start + __builtin_ctzll(is_top);
-    }
-    return best;
-}
-
 /* a before b: NaN first, else larger; equals stay in order of index. */
 static int goes_before(float a, float b) { return a > b || (isnan(a) && !isnan(b)); }
 
@@ -622,7 +603,7 @@ static void emit(const pass *p, const layer *l, float *y, float *spare, int64_t 
         float *values = (float *)call->out + row * n;
         switch (call->output) {
         case FNN_LABELS:
-            labels[number_of(p, row)] = n == 1 ? y[0] > 0.0f : argmax(y, n);
+            labels[number_of(p, row)] = n == 1 ? y[0] > 0.0f : floats->argmax(y, n);
             break;
         case FNN_TOP_K:
             labels += row * call->k;

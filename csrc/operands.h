@@ -22,6 +22,9 @@
 #define ACTIVATE_f32 activate /* of activations.h */
 #define ACTIVATE_bf16 NULL
 #define ACTIVATE_i8 NULL
+#define ARGMAX_f32 argmax /* of argmax.h */
+#define ARGMAX_bf16 NULL
+#define ARGMAX_i8 NULL
 #define CERTIFY_f32 &certify_loops /* of the including file */
 #define CERTIFY_bf16 NULL
 #define CERTIFY_i8 NULL

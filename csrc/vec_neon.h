@@ -20,6 +20,13 @@ static inline vf v_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 static inline vm v_lt(vf a, vf b) { return vcltq_f32(a, b); }
 static inline vm v_le(vf a, vf b) { return vcleq_f32(a, b); }
 static inline vm v_gt(vf a, vf b) { return vcgtq_f32(a, b); }
+static inline vm v_ge(vf a, vf b) { return vcgeq_f32(a, b); }
+static inline vm v_mask(unsigned bits)
+{
+    const uint32x4_t bit = {1, 2, 4, 8};
+    return vtstq_u32(vdupq_n_u32(bits), bit);
+}
+static inline float v_largest(vf a) { return vmaxvq_f32(a); } /* without a NaN */
 static inline vf v_select(vm m, vf a, vf b) { return vbslq_f32(m, a, b); }
 
 static inline vf v_shift_left_23(vf a)
@@ -28,12 +35,12 @@ static inline vf v_shift_left_23(vf a)
 }
 
 /* Bit i: lane i has a bit. */
-static inline unsigned v_lanes(uint32x4_t a)
+static inline unsigned v_bits(uint32x4_t a)
 {
     const uint32x4_t bit = {1, 2, 4, 8};
     return vaddvq_u32(vandq_u32(bit, vtstq_u32(a, a)));
 }
-static inline unsigned v_is_nan(vf a) { return v_lanes(vmvnq_u32(vceqq_f32(a, a))); }
+static inline unsigned v_is_nan(vf a) { return v_bits(vmvnq_u32(vceqq_f32(a, a))); }
 
 static inline vf v_load_u8(const uint8_t *p)
 {
@@ -76,7 +83,7 @@ static inline vi vi_load_first(const void *p, int n)
 static inline void vi_store(void *p, vi a) { vst1q_u8(p, vreinterpretq_u8_s32(a)); }
 static inline vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
 static inline vi vi_or(vi a, vi b) { return vorrq_s32(a, b); }
-static inline unsigned vi_tests(vi a, vi b) { return v_lanes(vreinterpretq_u32_s32(vandq_s32(a, b))); }
+static inline unsigned vi_tests(vi a, vi b) { return v_bits(vreinterpretq_u32_s32(vandq_s32(a, b))); }
 static inline vf vi_to_float(vi a) { return vcvtq_f32_s32(a); }
 static inline vi vi_bits(vf a) { return vreinterpretq_s32_f32(a); }
 static inline vf vi_as_float(vi a) { return vreinterpretq_f32_s32(a); }
