@@ -6,7 +6,6 @@ own bits; rows are digits, noise, and rows driven to where two labels meet.
 
 import ctypes
 import platform
-import runpy
 import shutil
 import subprocess
 from fractions import Fraction
@@ -25,8 +24,12 @@ ROOT = Path(__file__).resolve().parent.parent
 F32 = np.float32
 
 
-def recipe():
-    return runpy.run_path(str(ROOT / "setup.py"))
+def isa_flags():
+    """The compiler's flags for each ISA: the table in setup.py, which as a whole wants Cython."""
+    source, names = (ROOT / "setup.py").read_text(), {}
+    start = source.index("ANY, X86, ARM =")
+    exec(source[start : source.index("\n}\n", start) + 2], names)
+    return {isa: flags for isa, (_, flags) in names["ISAS"].items()}
 
 
 PIXEL_TAPS = Taps((1, 28, 29, 27), (3, 2, -2, 1))
@@ -619,7 +622,7 @@ class CRows(ctypes.Structure):
 
 
 IS_X86 = platform.machine() == "x86_64"
-VECTORS = {isa: recipe()["ISAS"][isa][1] for isa in ("avx2", "avx512")} if IS_X86 else {}
+VECTORS = {isa: isa_flags()[isa] for isa in ("avx2", "avx512")} if IS_X86 else {}
 LOOPS = ["fnn_certify_plain", *(f"loops_{isa}" for isa in VECTORS if isa in AVAILABLE)]
 
 

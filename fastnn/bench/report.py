@@ -312,7 +312,9 @@ def _layer_table(timings: Sequence[Timing]) -> Table:
                     f"{_share(layer.share_of_bandwidth)} {t.level}",
                 )
             )
-        rows.append((f"{t.batch:,}", "", "an empty call", text.duration(t.call_seconds), *[""] * 7))
+        rest = t.batch / t.rows_per_s - t.labels_seconds - sum(one.seconds for one in t.layers)
+        for what, seconds in (("labels", t.labels_seconds), ("the rest of a call", max(0.0, rest))):
+            rows.append((f"{t.batch:,}", "", what, text.duration(seconds), *[""] * 7))
     return titles, rows, [i for i in range(len(titles)) if i != 2]
 
 

@@ -6,20 +6,20 @@ rows than the call before.
 
 All is measured in rounds: the rulers, one call to bring the caches back, then a slice of calls
 timed one by one (latency), a slice timed together (throughput: reading the clock costs about 50 ns,
-which a network of one microsecond would notice), a slice of passes layer by layer, and the rulers
-again. A round's share of a limit is its rate over the larger of the readings before and after; what
-is reported is the median over the rounds.
+which a network of one microsecond would notice), a slice of calls in which the engine reads the
+clock between layers, and the rulers again. A round's share of a limit is its rate over the larger
+of the readings before and after; what is reported is the median over the rounds.
 
-A layer's time is that of a network of this layer alone, on the real output of the layer before. The
-layers run in turn, as in the whole, so that each finds the caches as the others left them. Unlike
-in the whole, each pays for a call (`call_seconds` says how much: a network of one input and one
-output in the same turn) and its output goes through memory; nothing is subtracted.
+A layer's time is what the engine spent in it, in place: turning its inputs into its own number
+format, multiply-adds, activation. What follows the last layer (labels, softmax, a certificate) has
+a time of its own; what is left of a call is the way from Python into the engine and back. Reading
+the clock adds about 20 ns to each layer and block of rows; nothing is subtracted.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -30,11 +30,12 @@ import numpy as np
 
 from fastnn.bench import ruler
 from fastnn.bench.workload import batches_of
-from fastnn.layers import Dense
-from fastnn.model import Model
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from fastnn._core import KernelInfo, Work
+    from fastnn.model import Model
 
 __all__ = ["BATCHES", "LayerTiming", "Timing", "measure", "sweep"]
 
@@ -49,21 +50,23 @@ _COUNTED = 64  # batches whose work is counted, at most
 
 @dataclass(frozen=True)
 class LayerTiming:
-    """One layer alone, in turn with the others. Seconds and bytes are of one call."""
+    """One layer, in place. Seconds and bytes are of one call."""
 
     index: int
     n_inputs: int
     n_outputs: int
     activation: str
     format: str
-    """Of the kernel's weights: "f32"."""
+    """Of the kernel's weights: "f32", "bf16" or "i8"."""
     seconds: float
+    """Of a call on several threads: of all of them, over their number."""
     executed_gflops: float
     effective_gflops: float
     skipped: float
     """The share of the multiply-adds that zeros saved."""
     weight_bytes: float
-    """Of the weights touched: rows of the weight matrix whose input is not 0 in the whole batch."""
+    """Of the weights touched: those whose group of inputs (1 in f32, 2 in bf16, 4 in i8) is not 0
+    in the whole batch."""
     moved_bytes: float
     """The weights touched, each once, the rows read and the outputs written: the least there is."""
     share_of_peak: float
@@ -95,8 +98,8 @@ class Timing:
     """Where the packed weights stay from one call to the next: "L2", "L3" or "DRAM"."""
     level_gbytes_per_s: float
     """What `n_threads` read from there."""
-    call_seconds: float
-    """What a call costs that computes nothing, clock included; 0 if no layers were timed."""
+    labels_seconds: float
+    """What follows the last layer: labels, softmax, certificate. 0 if no layers were timed."""
     samples: tuple[float, ...] = field(repr=False)
     """Seconds a call, of each round."""
     peaks: tuple[float, ...] = field(repr=False)
@@ -133,7 +136,7 @@ def measure(
 
     `rows` is what the model takes, of shape (n, inputs); batches run through it in order, from
     the front again at its end. About `seconds` are spent, more where seven rounds take longer;
-    `layers` says whether part of them goes to timing layer by layer, which is for float32 networks.
+    `layers` says whether part of them goes to timing layer by layer.
     Raises `ValueError` if `batch` or `seconds` is not positive, or there are no rows, and what
     `predict` raises.
     """
@@ -145,22 +148,22 @@ def measure(
         raise ValueError("measure: rows is empty, wanted at least one")
     x = batches_of(rows, batch)
     whole = _Whole(model, x, threads)
-    is_float = all(kernel["format"] == "f32" for kernel in model.kernels)
-    chain = _Chain(model, x, threads) if layers and is_float else None
     once = whole.seconds_of_one()
-    n_parts = 2 if chain is None else 3
+    n_parts = 3 if layers else 2
     n_rounds = max(_LEAST_ROUNDS, min(_ROUNDS, int(seconds / (n_parts * once))))
     n_calls = max(1, min(_MOST_CALLS, int(seconds / n_rounds / n_parts / once)))
-    work = [model._work(part, threads=threads) for part in x[:_COUNTED]]
+    work = [whole.work(part) for part in x[:_COUNTED]]
     n_threads = int(np.median([w["n_threads"] for w in work]))
     level = ruler.level_of(model.nbytes)
-    # What most multiply-adds run on: the first layer as these rows meet it, often the widest.
-    first = model.pixel_kernel if rows.dtype == np.uint8 else model.kernels[0]
+    kernels = kernels_of(model, rows.dtype)
+    formats = [kernel["format"] for kernel in kernels]
     latencies, samples, layer_samples = [], [], []
-    peaks, bandwidths = [], []
+    readings: list[dict[str, float]] = []
+    bandwidths = []
 
     def rule() -> None:
-        peaks.append(ruler.peak(first["isa"], n_threads, first["format"]))
+        isas = {kernel["format"]: kernel["isa"] for kernel in kernels}
+        readings.append({f: ruler.peak(isa, n_threads, f) for f, isa in isas.items()})
         bandwidths.append(ruler.bandwidth(level, n_threads))
         whole.throughput(1)
 
@@ -169,17 +172,21 @@ def measure(
         for _ in range(n_rounds):
             latencies.append(whole.latencies(n_calls))
             samples.append(whole.throughput(n_calls) / n_calls)
-            if chain is not None:
-                layer_samples.append(chain.passes(n_calls))
+            if layers:
+                layer_samples.append(whole.seconds_of_layers(n_calls))
             rule()
     times = np.concatenate(latencies)
-    best_peaks = np.maximum(peaks[:-1], peaks[1:])
+    peaks = {f: [reading[f] for reading in readings] for f in readings[0]}
+    best_peaks = {f: np.maximum(found[:-1], found[1:]) for f, found in peaks.items()}
     best_bandwidths = np.maximum(bandwidths[:-1], bandwidths[1:])
     call = float(np.median(samples))
     executed, effective = (
         2e-9 * float(np.mean([w[key] for w in work])) for key in ("executed", "effective")
     )
-    per_layer = np.array(layer_samples)  # (rounds, layers + 1): the last is the empty call
+    per_layer = np.array(layer_samples)  # (rounds, layers + 1): the last is what follows them
+    works = _layer_works(model, x[:_COUNTED], work, kernels) if layers else []
+    # What most multiply-adds run on: the first layer as these rows meet it, often the widest.
+    first_peaks = best_peaks[formats[0]]
     return Timing(
         batch=batch,
         n_calls=n_calls * n_rounds,
@@ -189,31 +196,39 @@ def measure(
         rows_per_s=batch / call,
         executed_gflops=executed / call,
         effective_gflops=effective / call,
-        share_of_peak=float(np.median(executed / np.array(samples) / best_peaks)),
-        peak_gflops=float(np.median(best_peaks)),
+        share_of_peak=float(np.median(executed / np.array(samples) / first_peaks)),
+        peak_gflops=float(np.median(first_peaks)),
         level=level,
         level_gbytes_per_s=float(np.median(best_bandwidths)),
-        call_seconds=0.0 if chain is None else float(np.median(per_layer[:, -1])),
+        labels_seconds=float(np.median(per_layer[:, -1])) if layers else 0.0,
         samples=tuple(samples),
-        peaks=tuple(peaks),
+        peaks=tuple(peaks[formats[0]]),
         bandwidths=tuple(bandwidths),
-        layers=()
-        if chain is None
-        else tuple(
-            _layer_timing(chain, i, per_layer[:, i], best_peaks, best_bandwidths)
-            for i in range(len(chain.models))
+        layers=tuple(
+            _layer_timing(
+                model, i, formats[i], one, per_layer[:, i], best_peaks[formats[i]], best_bandwidths
+            )
+            for i, one in enumerate(works)
         ),
     )
 
 
+def kernels_of(model: Model, dtype: npt.DTypeLike) -> list[KernelInfo]:
+    """The kernel of each layer for rows of `dtype`, as `model.kernels` has it for floats."""
+    first = model.pixel_kernel if dtype == np.uint8 else model.kernels[0]
+    return [first, *model.kernels[1:]]
+
+
 def _layer_timing(
-    chain: _Chain,
+    model: Model,
     index: int,
+    number_format: str,
+    work: _LayerWork,
     samples: npt.NDArray[np.float64],
     peaks: npt.NDArray[np.float64],
     bandwidths: npt.NDArray[np.float64],
 ) -> LayerTiming:
-    layer, work = chain.models[index].layers[0], chain.work[index]
+    layer = model.layers[index]
     seconds = float(np.median(samples))
     moved = work.moved_bytes * 1e-9
     return LayerTiming(
@@ -221,11 +236,11 @@ def _layer_timing(
         n_inputs=layer.n_inputs,
         n_outputs=layer.n_outputs,
         activation=layer.activation,
-        format=chain.models[index].kernels[0]["format"],
+        format=number_format,
         seconds=seconds,
         executed_gflops=2e-9 * work.executed / seconds,
         effective_gflops=2e-9 * work.effective / seconds,
-        skipped=1 - work.executed / work.effective,
+        skipped=max(0.0, 1 - work.executed / work.effective),
         weight_bytes=work.weight_bytes,
         moved_bytes=work.moved_bytes,
         share_of_peak=float(np.median(2e-9 * work.executed / samples / peaks)),
@@ -240,6 +255,7 @@ class _Whole:
 
     def __init__(self, model: Model, x: list[npt.NDArray[Any]], threads: int | None) -> None:
         self.predict = model.predict
+        self.model = model
         self.threads = threads
         self.out = np.empty_like(model.predict(x[0], threads=threads))
         self.feed = cycle(x)
@@ -270,10 +286,22 @@ class _Whole:
             predict(rows, out=out, threads=threads)
         return (perf_counter_ns() - start) * 1e-9
 
+    def work(self, rows: npt.NDArray[Any]) -> Work:
+        """What a call does, as `predict` would."""
+        return self.model._work(rows, threads=self.threads, labels=self.model.task == "classify")
+
+    def seconds_of_layers(self, n_calls: int) -> npt.NDArray[np.float64]:
+        """Seconds a call in each layer and in what follows, (layers + 1,): medians of calls."""
+        found = []
+        for _, rows in zip(range(n_calls), self.feed):  # noqa: B905
+            work = self.work(rows)
+            found.append(work["layers"][:, 0] / work["n_threads"])
+        return np.median(found, axis=0) * 1e-9
+
 
 @dataclass(frozen=True)
-class _Work:
-    """Of a call of one layer, on average."""
+class _LayerWork:
+    """Of a layer in a call, on average."""
 
     executed: float
     effective: float
@@ -281,93 +309,42 @@ class _Work:
     moved_bytes: float
 
 
-class _Chain:
-    """The layers as networks of their own, each fed with the output of the one before."""
-
-    def __init__(self, model: Model, x: list[npt.NDArray[Any]], threads: int | None) -> None:
-        self.models = layer_models(model)
-        self.threads = threads
-        self.feed = cycle(x)
-        self.calls: list[Callable[..., Any]] = [m.forward for m in self.models[:-1]]
-        self.calls.append(self.models[-1].predict)
-        self.out, self.work = self._prepare(model, x)
-        empty = Model([Dense([[1.0]], [0.0])])
-        self.empty = empty.predict, np.ones((1, 1), np.float32), np.empty(1, np.float32)
-
-    def passes(self, n_passes: int) -> list[float]:
-        """Seconds that each layer takes, and last an empty call: medians over `n_passes`."""
-        clock, threads = perf_counter_ns, self.threads
-        stages = list(zip(self.calls, self.out, strict=True))
-        times = [[0] * (len(stages) + 1) for _ in range(n_passes)]
-        nothing, no_rows, no_out = self.empty
-        for taken, rows in zip(times, self.feed):  # noqa: B905 (the feed has no end)
-            at = rows
-            for i, (call, out) in enumerate(stages):
-                start = clock()
-                call(at, out=out, threads=threads)
-                taken[i] = clock() - start
-                at = out
-            start = clock()
-            nothing(no_rows, out=no_out, threads=1)
-            taken[-1] = clock() - start
-        return [float(t) * 1e-9 for t in np.median(times, axis=0)]
-
-    def _prepare(
-        self, model: Model, x: list[npt.NDArray[Any]]
-    ) -> tuple[list[npt.NDArray[Any]], list[_Work]]:
-        """Outputs to write to, and the work of each layer, averaged over some batches."""
-        found: list[list[_Work]] = [[] for _ in self.models]
-        for rows in x[:_COUNTED]:
-            at, outputs = rows, []
-            for i, (one, call) in enumerate(zip(self.models, self.calls, strict=True)):
-                found[i].append(_work_of(one, at, self.threads))
-                logits = one.decision_function(at) if call == one.predict else None
-                at = call(at, threads=self.threads)
-                outputs.append(at)
-            whole = model.decision_function(rows)
-            if logits is None or not np.array_equal(logits, whole, equal_nan=True):
-                raise AssertionError("measure: layer by layer the network answers otherwise")
-        means = [
-            _Work(
-                *(
-                    float(np.mean([getattr(w, name) for w in works]))
-                    for name in ("executed", "effective", "weight_bytes", "moved_bytes")
-                )
-            )
-            for works in found
-        ]
-        return [np.empty_like(out) for out in outputs], means
+def _layer_works(
+    model: Model,
+    batches: list[npt.NDArray[Any]],
+    works: list[Work],
+    kernels: list[KernelInfo],
+) -> list[_LayerWork]:
+    """Averages over the batches."""
+    size = [_GROUP_BYTES // group_of(kernel["format"]) for kernel in kernels]  # of an input
+    found: list[list[tuple[float, ...]]] = [[] for _ in kernels]
+    for rows, work in zip(batches, works, strict=True):
+        rows = rows.reshape(len(rows), -1)
+        inputs = [rows, *(activation for _, activation in model.trace(rows)[:-1])]
+        for i, (layer, x) in enumerate(zip(model.layers, inputs, strict=True)):
+            n_groups = _groups_touched(x, group_of(kernels[i]["format"]))
+            executed, effective = work["layers"][i, 1], len(x) * layer.weight.size
+            if executed >= effective:  # nothing is skipped
+                n_groups = -(-layer.n_inputs // group_of(kernels[i]["format"]))
+            weights = n_groups * _GROUP_BYTES * layer.n_outputs
+            input_size = rows.itemsize if i == 0 else size[i]
+            output_size = size[i + 1] if i + 1 < len(size) else 4
+            moved = weights + len(x) * (layer.n_inputs * input_size + layer.n_outputs * output_size)
+            found[i].append((executed, effective, weights, moved))
+    return [_LayerWork(*np.mean(of_layer, axis=0).tolist()) for of_layer in found]
 
 
-def layer_models(model: Model) -> list[Model]:
-    """Each layer as a model of its own: the first takes what the model takes, the last answers as
-    it answers, and chained they give its bits."""
-    isa = model.kernels[0]["isa"]
-    layers = model.layers
-    made = []
-    for i, layer in enumerate(layers):
-        arguments: dict[str, Any] = {"isa": isa, "task": "regress"}
-        if i == 0:
-            arguments |= {"scale": model.scale, "mean": model.mean, "std": model.std}
-        if i + 1 == len(layers) and model.task == "classify":
-            arguments |= {"task": "classify", "classes": model.classes_}
-        made.append(Model([layer], **arguments))
-    return made
+_GROUP_BYTES = 4
 
 
-def _work_of(one: Model, rows: npt.NDArray[Any], threads: int | None) -> _Work:
-    layer = one.layers[0]
-    rows = rows.reshape(len(rows), -1)
-    work = one._work(rows, threads=threads)
-    is_dense = work["executed"] == work["effective"]
-    n_touched = layer.n_inputs if is_dense else int(np.count_nonzero(rows.any(axis=0)))
-    weights = n_touched * layer.n_outputs * layer.weight.itemsize
-    return _Work(
-        executed=work["executed"],
-        effective=work["effective"],
-        weight_bytes=weights,
-        moved_bytes=weights + rows.nbytes + len(rows) * layer.n_outputs * 4,
-    )
+def group_of(number_format: str) -> int:
+    """How many inputs of this format fill a group, 4 bytes: what is skipped if all are 0."""
+    return {"f32": 1, "bf16": 2, "i8": 4}[number_format]
+
+
+def _groups_touched(x: npt.NDArray[Any], group: int) -> int:
+    is_touched = np.pad(np.count_nonzero(x, axis=0) > 0, (0, -x.shape[1] % group))
+    return int(is_touched.reshape(-1, group).any(axis=1).sum())
 
 
 @contextmanager

@@ -86,8 +86,8 @@ def bench(
     GFLOP/s counts what was really executed (zeros are skipped), dense GFLOP/s what a plain pass
     would have had to do in that time. The limits are measured beside it in every round: "of peak"
     is against multiply-adds in registers, "of bandwidth" against reading from the cache or memory
-    where the weights stay. Every call gets other rows than the one before. A layer is timed alone,
-    in turn with the others, and pays for a call of its own.
+    where the weights stay. Every call gets other rows than the one before. Layers are timed in
+    place, inside the engine; "labels" is what follows them (and a certificate, if there is one).
     """
     if json is not None and str(json).startswith("--"):
         raise UsageError(f'--json: wanted a file or "-", got the option {json}; see --help')
@@ -132,7 +132,7 @@ def bench(
             timings,
             title=f"{Path(model).stem} on {machine['cpu']}",
             subtitle=f"{network.kernels[0]['isa']}, {_kind(str(inputs.dtype))}, fastnn "
-            f"{fastnn.__version__}; a layer alone, in turn with the others, calls included",
+            f"{fastnn.__version__}; layers in place",
         )
     if json is not None and _is_stdout(json):
         result_json(content)
@@ -140,8 +140,6 @@ def bench(
     if json is not None:
         report.write(json, json_text.dumps(content, allow_nan=False) + "\n")
     result(f"{model}: {network!r}")
-    if layers and network.precision != "float32":
-        result(f"layers are timed one by one in float32, not in {network.precision}")
     result(f"isa {network.kernels[0]['isa']}, predict(x, out=out) on {_kind(str(inputs.dtype))}")
     result(report.limits_text(timings))
     if rivals:
