@@ -92,7 +92,9 @@ def test_no_rows(network):
     assert network.predict(empty).shape == (0,)
     assert network.forward(empty).shape == (0, N_OUTPUTS)
     nothing = {"executed": 0, "effective": 0, "n_threads": 0, "n_doubtful": 0}
-    assert network._work(empty) == nothing
+    work = network._work(empty)
+    assert not work.pop("layers").any()
+    assert work == nothing
 
 
 @pytest.mark.parametrize(
