@@ -82,8 +82,7 @@ typedef struct {
 typedef struct {
     int m;
     int64_t k;             /* inputs, of which kr are a group */
-    const void *x;         /* [m, k], columns contiguous; NULL: `to` is filled. Floats may lie in `to` */
-    int64_t row_stride;    /* bytes */
+    const char *const *x;  /* [m] rows of k, columns contiguous; NULL: `to` is filled. Floats may lie in `to` */
     void *to;              /* own [m, k] of the format; where x is NULL, only read */
     int64_t ld;            /* bytes */
     uint32_t *list;        /* own [groups + FNN_SLACK] */
@@ -121,6 +120,18 @@ extern const fnn_row fnn_row_i8_scalar, fnn_row_i8_avx2, fnn_row_i8_avxvnni, fnn
 size_t fnn_l2_bytes(void);                  /* of one core; a guess where nobody says */
 uint64_t fnn_fp_mode_default(void);         /* to nearest, no flushing, no traps; returns */
 void fnn_fp_mode_restore(uint64_t mode);    /* what was set before, for this */
+
+/* order.c: an order of m rows of n_bytes each in which neighbours have their zeros in the same places, for
+ * tiles of mr rows. Returns 0, and gives no order, where the rows show no difference or are short. */
+enum { FNN_MOST_ORDERED = 1024 };
+int fnn_order_rows(const char *const *x, int m, int64_t n_bytes, int mr, uint16_t *order);
+
+/* Asks for memory that is read soon. */
+static inline void fnn_fetch(const char *x, int64_t n_bytes)
+{
+    for (int64_t at = 0; at < n_bytes; at += 64) __builtin_prefetch(x + at, 0, 2);
+    __asm__ volatile(""); /* gcc 12 drops calls of a function that does nothing but prefetch */
+}
 
 /* pack.c: the weights of a layer to panels of `row`, in its format. Returns 0 if a value is NaN or
  * infinite. fnn_pad: n floats and zeros up to n_padded, the same. */

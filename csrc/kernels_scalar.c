@@ -142,7 +142,7 @@ static void fill_up(const fnn_encode *e, int kr) /* the last group */
 static int64_t encode_u8(const fnn_encode *e, int kr)
 {
     for (int i = 0; i < e->m; i++) {
-        const uint8_t *x = (const uint8_t *)e->x + i * e->row_stride;
+        const uint8_t *x = (const uint8_t *)e->x[i];
         if (kr == 4) memcpy((char *)e->to + i * e->ld, x, (size_t)e->k);
         else for (int64_t k = 0; k < e->k; k++) encode_one(e, kr, i, k, x[k]);
     }
@@ -154,7 +154,7 @@ static int64_t encode_f32(const fnn_encode *e, int kr)
 {
     if (e->x == NULL) return list_active(e, kr);
     for (int i = 0; i < e->m; i++) {
-        const float *x = (const float *)((const char *)e->x + i * e->row_stride);
+        const float *x = (const float *)e->x[i];
         for (int64_t k = 0; k < e->k; k++) encode_one(e, kr, i, k, x[k]);
     }
     fill_up(e, kr);

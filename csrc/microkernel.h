@@ -286,7 +286,7 @@ static int64_t OF(scan)(const fnn_encode *e)
 
 static int64_t OF(encode_u8)(const fnn_encode *e)
 {
-#define PIXELS(n) OF(from_u8)((const uint8_t *)e->x + i * e->row_stride + at, n)
+#define PIXELS(n) OF(from_u8)((const uint8_t *)e->x[i] + at, n)
     ENCODE(PIXELS);
 #undef PIXELS
 }
@@ -294,7 +294,7 @@ static int64_t OF(encode_u8)(const fnn_encode *e)
 static int64_t OF(encode_f32)(const fnn_encode *e)
 {
     if (e->x == NULL) return OF(scan)(e);
-#define FLOATS(n) OF(from_f32)((const float *)((const char *)e->x + i * e->row_stride) + at, n, e, i)
+#define FLOATS(n) OF(from_f32)((const float *)e->x[i] + at, n, e, i)
     ENCODE(FLOATS);
 #undef FLOATS
 }

@@ -40,6 +40,7 @@ typedef struct {
     const layer *first;
     int mr;                  /* rows of whole tiles of all layers: the least common multiple of theirs */
     int64_t block;           /* rows taken through all layers at once */
+    int64_t group;           /* rows among which those that are alike may share tiles: some blocks */
     int is_in_l2;            /* all weights are: no tile waits for another to share them */
 } path;
 
@@ -129,7 +130,8 @@ static int64_t start_of_tile(int64_t i, int64_t n_tiles, int64_t n, int mr)
     return i > 0 && i == n_tiles - 1 && 3 * left < mr ? n - (mr + left) / 2 : i * mr;
 }
 
-enum { MAX_TILES = 32, MOST_ROWS = 1024 }; /* of a block; a path's mr is at most 24 */
+enum { MAX_TILES = 32, MOST_ROWS = FNN_MOST_ORDERED }; /* of a block and a group; a path's mr is at most 24 */
+enum { LEAST_GROUP = 128 }; /* sorted; of 64, 128 or 512 at a time the gain differs by half a percent */
 
 /* Whether the kernel applies it to the tile in registers. */
 static int is_in_gemm(int activation)
@@ -226,6 +228,8 @@ static void choose_sizes(fnn_network *net, const layer *pixel)
         if (ld_of_input(way->first, 4) > widest) widest = ld_of_input(way->first, 4);
         way->block = choose_block(net, way, sizes[dtype]);
         assert(way->block <= MOST_ROWS);
+        way->group = way->is_in_l2 ? round_up(LEAST_GROUP, way->block) : way->block;
+        assert(way->group <= MOST_ROWS);
         if (way->block > block) block = way->block;
         if (way->mr > mr) mr = way->mr;
         if (way->block / least_mr > net->n_tiles) net->n_tiles = way->block / least_mr;
@@ -468,7 +472,7 @@ typedef struct {
     const fnn_network *net;
     const fnn_call *call;
     int64_t n_rows;            /* in all */
-    int64_t n_tiles, n_blocks; /* of them; blocks of as many tiles each, or one more */
+    int64_t n_tiles, n_groups; /* of them; groups of as many tiles each, or one more */
     int is_in_l2;              /* the path's */
     int is_polled;             /* long enough for `poll` to matter */
     int64_t polled_at;         /* when, in ns; the calling thread's */
@@ -478,6 +482,10 @@ typedef struct {
     const fnn_certificate *certificate; /* NULL, or labels that float32's might not be become DOUBTFUL */
     fnn_team *team;            /* NULL, or shares the panels of a layer: one block, several threads */
 } pass;
+
+/* Some rows of a pass: first + order[i], or first + i where order is NULL. Behind the m of a block
+ * come others that are known to be next. */
+typedef struct { int64_t first; const uint16_t *order; int m; int64_t n_known; } row_set;
 
 /* The rows of `from` and `to` begin `room` bytes in: packed tiles move to the front by one tile. */
 typedef struct { char *from, *to; uint32_t *lists, *cuts; } buffers;
@@ -518,39 +526,37 @@ static size_t lay_out_evidence(const pass *p, int64_t n_rows, char *at, evidence
     return (size_t)(n + n_rows);
 }
 
-/* The caller's row number `row` of a pass. */
-static int64_t number_of(const pass *p, int64_t row) { return p->rows == NULL ? row : p->rows[row]; }
-
-/* Caller's rows that do not lie as kernels want them, to own memory: at the end of where they go in
- * the layer's format, which may be wider, so that encoding may go on from there. */
-static void gather(const pass *p, int64_t size, const layer *l, int64_t row, fnn_encode *e)
+/* Which of the caller's rows is row i of the set. */
+static int64_t number_of(const pass *p, const row_set *rows, int64_t i)
 {
-    const fnn_call *call = p->call;
-    char *const first = (char *)e->to + (size < size_of(l->row) ? (size_of(l->row) - size) * e->k : 0);
-    for (int i = 0; i < e->m; i++) {
-        const char *x = (const char *)call->x + number_of(p, row + i) * call->row_stride;
-        char *to = first + i * e->ld;
-        if (call->column_stride == size) {
-            memcpy(to, x, (size_t)(e->k * size));
-            continue;
-        }
-        for (int64_t j = 0; j < e->k; j++, x += call->column_stride, to += size)
-            memcpy(to, x, (size_t)size);
-    }
-    e->x = first;
-    e->row_stride = e->ld;
+    const int64_t row = rows->first + (rows->order == NULL ? i : rows->order[i]);
+    return p->rows == NULL ? row : p->rows[row];
 }
 
-static int64_t encode_input(const pass *p, const layer *l, int64_t row, fnn_encode *e)
+static const char *row_at(const pass *p, const row_set *rows, int64_t i)
+{
+    return (const char *)p->call->x + number_of(p, rows, i) * p->call->row_stride;
+}
+
+/* Bytes of an element of the caller's rows. */
+static int64_t size_of_call(const fnn_call *call) { return call->dtype == FNN_U8 ? 1 : 4; }
+
+/* Rows [at, at + m) of the set to the layer's format. Columns that are not contiguous first go to own
+ * memory: to the end of where the row is to be in the layer's format, which may be wider, so that
+ * encoding may go on from there. */
+static int64_t encode_input(const pass *p, const layer *l, const row_set *rows, int64_t at, fnn_encode *e)
 {
     const fnn_call *call = p->call;
-    const int64_t size = call->dtype == FNN_U8 ? 1 : 4;
-    if (p->rows != NULL || (call->column_stride != size && l->k > 1)) {
-        gather(p, size, l, row, e);
-    } else {
-        e->x = (const char *)call->x + row * call->row_stride;
-        e->row_stride = call->row_stride;
+    const int64_t size = size_of_call(call);
+    const char *x[FNN_MAX_MR];
+    for (int i = 0; i < e->m; i++) {
+        x[i] = row_at(p, rows, at + i);
+        if (call->column_stride == size || l->k <= 1) continue;
+        char *const own = (char *)e->to + i * e->ld + (size < size_of(l->row) ? (size_of(l->row) - size) * e->k : 0);
+        for (int64_t j = 0; j < e->k; j++) memcpy(own + j * size, x[i] + j * call->column_stride, (size_t)size);
+        x[i] = own;
     }
+    e->x = x;
     return (call->dtype == FNN_U8 ? l->row->encode_u8 : l->row->encode_f32)(e);
 }
 
@@ -591,19 +597,20 @@ static int stays_at_z(const fnn_call *call, const layer *l)
 
 /* The last layer's rows to what was asked for. y has the activation already, except where that is
  * a softmax, or where z was asked for. */
-static void emit(const pass *p, const layer *l, float *y, float *spare, int64_t row, int m)
+static void emit(const pass *p, const layer *l, float *y, float *spare, const row_set *rows)
 {
     const fnn_call *call = p->call;
     const fnn_row *floats = p->net->floats;
     const int64_t n = l->n;
     const int is_log = l->activation == FNN_act_log_softmax;
     const int is_softmax = l->activation == FNN_act_softmax || is_log;
-    for (int i = 0; i < m; i++, y += l->ld / 4, row++) {
+    for (int i = 0; i < rows->m; i++, y += l->ld / 4) {
+        const int64_t row = number_of(p, rows, i);
         int64_t *labels = (int64_t *)call->out;
         float *values = (float *)call->out + row * n;
         switch (call->output) {
         case FNN_LABELS:
-            labels[number_of(p, row)] = n == 1 ? y[0] > 0.0f : floats->argmax(y, n);
+            labels[row] = n == 1 ? y[0] > 0.0f : floats->argmax(y, n);
             break;
         case FNN_TOP_K:
             labels += row * call->k;
@@ -787,36 +794,34 @@ static int run_layer(layer_run *run, int is_caller)
 }
 
 /* Whether the caller's rows are what the layer's kernel reads: whole groups of u8. */
-static int is_ready(const pass *p, const layer *l)
+static int is_ready(const pass *p, const layer *l, const row_set *rows)
 {
     return l->row->kr == 4 && p->call->dtype == FNN_U8 && p->call->column_stride == 1 &&
-           p->rows == NULL && l->k % 4 == 0;
+           p->rows == NULL && rows->order == NULL && l->k % 4 == 0;
 }
 
-/* Fetches the caller's rows [row, row + m), for the tile after this one: 10 % of 784-128-10 in int8. */
-static void fetch_rows(const pass *p, const layer *l, int64_t row, int m)
+/* Fetches m of the caller's rows from row i of the set on, for the tile after this one: 10 % of
+ * 784-128-10 in int8. */
+static void fetch_rows(const pass *p, const layer *l, const row_set *rows, int64_t i, int m)
 {
-    const int64_t size = p->call->dtype == FNN_U8 ? 1 : 4;
-    if (p->rows != NULL || p->call->column_stride != size) return;
-    for (int i = 0; i < m && row + i < p->n_rows; i++) {
-        const char *x = (const char *)p->call->x + (row + i) * p->call->row_stride;
-        for (int64_t at = 0; at < l->k * size; at += 64) __builtin_prefetch(x + at, 0, 2);
-    }
-    __asm__ volatile(""); /* gcc 12 drops calls of a function that does nothing but prefetch */
+    const int64_t size = size_of_call(p->call);
+    if (p->call->column_stride != size) return;
+    for (const int64_t end = i + m < rows->n_known ? i + m : rows->n_known; i < end; i++)
+        fnn_fetch(row_at(p, rows, i), l->k * size);
 }
 
 /* The rows of run->x to the layer's own format, tile by tile; run->x may become the caller's rows.
  * `size`: bytes of an input where they are floats of the layer before (4), u8 that it gave (1), or the
  * caller's (0). */
-static void encode_rows(layer_run *run, int64_t first, int size, const fnn_stage_rows *kept,
+static void encode_rows(layer_run *run, const row_set *rows, int size, const fnn_stage_rows *kept,
                         int64_t *n_active, uint64_t *is_lost)
 {
     pass *p = run->p;
     const layer *l = run->l;
     const int mr = l->row->mr, m = run->m, n_tiles = run->n_tiles;
     const buffers *b = run->b;
-    if (size == 0 && is_ready(p, l)) {
-        run->x = (char *)p->call->x + first * p->call->row_stride;
+    if (size == 0 && is_ready(p, l, rows)) {
+        run->x = (char *)row_at(p, rows, 0);
         run->ldx = p->call->row_stride;
     }
     char *const x = run->x;
@@ -833,13 +838,14 @@ static void encode_rows(layer_run *run, int64_t first, int size, const fnn_stage
         if (kept != NULL && kept->a != NULL)
             copy_rows((float *)kept->a + r * l->k, e.to, e.m, l->k, ldx);
         if (size == 0) {
-            if (is_ready(p, l)) n_active[tile] = l->row->encode_f32(&e);
-            else n_active[tile] = encode_input(p, l, first + r, &e);
-            if (p->n_rows > 1) fetch_rows(p, l, first + r + mr, mr);
+            if (is_ready(p, l, rows)) n_active[tile] = l->row->encode_f32(&e);
+            else n_active[tile] = encode_input(p, l, rows, r, &e);
+            if (p->n_rows > 1) fetch_rows(p, l, rows, r + mr, mr);
         } else {
+            const char *own[FNN_MAX_MR];
             if (size > size_of(l->row)) { /* floats to something else, in place */
-                e.x = e.to;
-                e.row_stride = ldx;
+                for (int i = 0; i < e.m; i++) own[i] = (char *)e.to + i * ldx;
+                e.x = own;
             }
             n_active[tile] = l->row->encode_f32(&e);
         }
@@ -885,10 +891,27 @@ static void emit_trace(pass *p, int i, const layer *l, int64_t first, int m, buf
     copy_rows(call->trace_a[i] + first * l->n, y, m, l->n, l->ld);
 }
 
-static int64_t start_of_block(const pass *p, int64_t index)
+/* ---- order ----------------------------------------------------------------------------------- */
+
+enum { SORT_MADDS = 1 << 15 /* of a row, from which on sorting pays */ };
+
+/* Where the first layer copies its rows anyway: int8 rows are read where they lie, and copying them
+ * costs more than it gains. */
+static int may_sort(const pass *p, int m)
 {
-    const int64_t n_tiles = p->n_tiles, tile = n_tiles * index / p->n_blocks;
-    return start_of_tile(tile, n_tiles, p->n_rows, p->net->paths[p->call->dtype].mr);
+    const fnn_call *call = p->call;
+    const layer *l = p->net->paths[call->dtype].first;
+    return m >= 2 * l->row->mr && p->net->n_madds >= SORT_MADDS && !call->keep_zeros &&
+           l->row->kr < 4 && call->trace_z == NULL && call->column_stride == size_of_call(call);
+}
+
+/* The rows in an order in which neighbours are alike. Returns 0, and no order, if they show no difference. */
+static int sort_rows(const pass *p, const row_set *rows, uint16_t *order)
+{
+    const layer *l = p->net->paths[p->call->dtype].first;
+    const char *x[MOST_ROWS];
+    for (int i = 0; i < rows->m; i++) x[i] = row_at(p, rows, i);
+    return fnn_order_rows(x, rows->m, l->k * size_of_call(p->call), l->row->mr, order);
 }
 
 /* Adds the time since `since`; what the time is now. */
@@ -899,16 +922,13 @@ static int64_t add_ns(fnn_layer_work *spent, int64_t since)
     return now;
 }
 
-/* Rows of block `index` through all layers. Returns 0 to stop. */
-static int run_block(void *context, int64_t index, int is_caller)
+/* At most a block's rows through all layers. Returns 0 to stop. */
+static int run_block(pass *p, const row_set *rows, int is_caller)
 {
-    pass *p = context;
     const fnn_network *net = p->net;
     const fnn_call *call = p->call;
     const path *way = &net->paths[call->dtype];
-    const int is_only = p->n_blocks == 1; /* spares divisions, which one row feels */
-    const int64_t first = is_only ? 0 : start_of_block(p, index);
-    const int m = (int)((is_only ? p->n_rows : start_of_block(p, index + 1)) - first);
+    const int m = rows->m;
     const size_t n_workspace = workspace_bytes(net);
     char *workspace = fnn_workspace_take(n_workspace + lay_out_evidence(p, way->block, NULL, NULL));
     if (workspace == NULL) {
@@ -942,9 +962,9 @@ static int run_block(void *context, int64_t index, int is_caller)
                          .packed_stride = l->row->mr * ldx, .b = &b, .n_active = n_active,
                          .activation = is_plain ? FNN_act_identity : l->activation,
                          .spent = call->layer_work == NULL ? NULL : call->layer_work + i};
-        encode_rows(&run, first, size, i < n_stages ? &seen.stages[i] : NULL, n_active, is_lost);
+        encode_rows(&run, rows, size, i < n_stages ? &seen.stages[i] : NULL, n_active, is_lost);
         if (!is_u8_out || call->trace_z != NULL) is_done = run_layer(&run, is_caller);
-        if (call->trace_z != NULL && is_done) emit_trace(p, i, l, first, m, &b, is_lost);
+        if (call->trace_z != NULL && is_done) emit_trace(p, i, l, rows->first, m, &b, is_lost);
         if (is_u8_out && is_done) {
             run.ldy = l->ld_u8;
             run.activation = FNN_act_identity;
@@ -960,16 +980,16 @@ static int run_block(void *context, int64_t index, int is_caller)
         if (is_last && is_done && call->trace_z == NULL) {
             float *const y = (float *)run.y;
             restore_nan(y, m, l->n, l->ld, is_lost);
-            emit(p, l, y, (float *)b.from, first, m);
+            emit(p, l, y, (float *)b.from, rows);
             if (n_stages > 0) {
-                const fnn_certify_rows rows = {
+                const fnn_certify_rows facts = {
                     .stages = seen.stages, .z = seen.z, .z_stride = p->certificate->n_inputs,
                     .hidden = (float *)run.x, .hidden_stride = run.ldx / 4,
                     .logits = y, .logits_stride = l->ld / 4};
-                if (fnn_certify(p->certificate, net->floats->certify, &rows, m, seen.is_doubtful, NULL,
+                if (fnn_certify(p->certificate, net->floats->certify, &facts, m, seen.is_doubtful, NULL,
                                 seen.work) > 0)
                     for (int r = 0; r < m; r++)
-                        if (seen.is_doubtful[r]) ((int64_t *)call->out)[first + r] = DOUBTFUL;
+                        if (seen.is_doubtful[r]) ((int64_t *)call->out)[number_of(p, rows, r)] = DOUBTFUL;
             }
             if (run.spent != NULL) add_ns(run.spent + 1, at_ns);
         }
@@ -982,6 +1002,42 @@ static int run_block(void *context, int64_t index, int is_caller)
     fnn_fp_mode_restore(fp_mode);
     fnn_workspace_give_back(workspace);
     return is_done;
+}
+
+/* Block or group `i` of `n`, of as many tiles each or one more, begins with this row of m. */
+static int64_t start_of_part(int64_t i, int64_t n, int64_t m, int mr)
+{
+    const int64_t n_tiles = (m + mr - 1) / mr;
+    return start_of_tile(n_tiles * i / n, n_tiles, m, mr);
+}
+
+/* Rows of group `index`, block by block. Returns 0 to stop. */
+static int run_group(void *context, int64_t index, int is_caller)
+{
+    pass *p = context;
+    const path *way = &p->net->paths[p->call->dtype];
+    const int is_only = p->n_groups == 1; /* spares divisions, which one row feels */
+    const int64_t first = is_only ? 0 : start_of_part(index, p->n_groups, p->n_rows, way->mr);
+    const int64_t end = is_only ? p->n_rows : start_of_part(index + 1, p->n_groups, p->n_rows, way->mr);
+    const int m = (int)(end - first);
+    uint16_t order[MOST_ROWS];
+    row_set rows = {.first = first, .m = m, .n_known = (p->n_rows < first + 2 * m ? p->n_rows : first + 2 * m) - first};
+    if (may_sort(p, m) && sort_rows(p, &rows, order)) {
+        rows.order = order;
+        rows.n_known = m;
+    }
+    if (m <= way->block) return run_block(p, &rows, is_caller);
+    const int64_t n_blocks = (m + way->block - 1) / way->block;
+    for (int64_t block = 0; block < n_blocks; block++) {
+        const int64_t at = start_of_part(block, n_blocks, m, way->mr);
+        row_set some = rows;
+        some.m = (int)(start_of_part(block + 1, n_blocks, m, way->mr) - at);
+        some.n_known -= at;
+        if (rows.order != NULL) some.order += at;
+        else some.first += at;
+        if (!run_block(p, &some, is_caller)) return 0;
+    }
+    return 1;
 }
 
 int fnn_is_brief(const fnn_network *net, int64_t n_rows)
@@ -999,7 +1055,7 @@ static int run_in_team(void *context, int64_t unused, int is_caller)
         fnn_team_help(p->team);
         fnn_fp_mode_restore(fp_mode);
     } else if (!fnn_team_is_over(p->team)) {
-        run_block(p, 0, 1);
+        run_group(p, 0, 1);
         fnn_team_end(p->team);
     }
     return 1;
@@ -1020,15 +1076,19 @@ static fnn_status forward(pass *p, int64_t n_rows)
     p->n_rows = n_rows;
     p->is_in_l2 = way->is_in_l2;
     p->n_tiles = (n_rows + way->mr - 1) / way->mr;
-    p->n_blocks = 1;
+    p->n_groups = 1;
     p->is_polled = call->poll != NULL && (double)n_rows * net->ns_per_row >= NS_SPLIT;
     if (p->is_polled) p->polled_at = now_ns();
     if (n_rows > 0) {
         const int64_t n_threads = fnn_may_split(net, n_rows) ? call->n_threads : 1;
-        if (n_rows > way->block || n_threads > 1) {
-            const int64_t n_blocks = (n_rows + way->block - 1) / way->block;
-            p->n_blocks = round_up(n_blocks, n_threads); /* every thread as many */
-            if (p->n_blocks > p->n_tiles) p->n_blocks = p->n_tiles;
+        if (n_rows > way->group || n_threads > 1) {
+            int64_t n_groups = (n_rows + way->group - 1) / way->group;
+            if (n_threads > 1) { /* every thread as many; several, or the last to come decides */
+                const int64_t n_blocks = (n_rows + way->block - 1) / way->block;
+                const int64_t n_wanted = n_blocks < 4 * n_threads ? n_blocks : 4 * n_threads;
+                n_groups = round_up(n_groups > n_wanted ? n_groups : n_wanted, n_threads);
+            }
+            p->n_groups = n_groups < p->n_tiles ? n_groups : p->n_tiles;
         }
         fnn_team team = {0};
         if (n_threads > 1 && p->n_tiles == 1) { /* too few rows to share them out */
@@ -1037,7 +1097,7 @@ static fnn_status forward(pass *p, int64_t n_rows)
             n_worked = fnn_parallel_for(n_members, (int)n_members, run_in_team, go_on, p);
             p->team = NULL;
         } else {
-            n_worked = fnn_parallel_for(p->n_blocks, (int)n_threads, run_block, go_on, p);
+            n_worked = fnn_parallel_for(p->n_groups, (int)n_threads, run_group, go_on, p);
         }
     }
     if (call->work != NULL) {

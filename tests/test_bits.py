@@ -242,3 +242,26 @@ def test_blocks_of_several_tiles(isa):
         )
         for m in (12, 13, 24, 47, 82):
             assert_same_bits(network.decision_function(rows[:m]), found[:m])
+
+
+@each_isa
+def test_order(isa):
+    """Rows that are alike share tiles: less to do, and every row keeps its bits and its place."""
+    pixels = fastnn.mnist.sample()[0].reshape(-1, 784)[generator(8).permutation(1000)]
+    floats = (pixels / np.float32(255)).astype(np.float32)
+    model = fastnn.load("mnist-small", isa=isa)
+    for x in (pixels, floats):
+        alone = np.concatenate([model.forward(x[i : i + 1]) for i in range(300)])
+        labels, scores = (np.concatenate(part) for part in zip(
+            *(model.top_k(x[i : i + 1], 3) for i in range(300)), strict=True))  # fmt: skip
+        for m in (17, 64, 127, 128, 129, 300):
+            assert_same_bits(model.forward(x[:m]), alone[:m], f"{m} rows")
+            assert_same_bits(model.forward(x[300 - m : 300][::-1]), alone[300 - m :][::-1])
+        for got, want in zip(model.top_k(x[:300], 3), (labels, scores), strict=True):
+            assert_same_bits(got, want)
+        # Tile by tile there is nothing to put in order.
+        mr = model.kernels[0]["mr"]
+        n = 1000 // mr * mr
+        in_order = model._work(x[:n])["executed"]
+        as_given = sum(model._work(x[i : i + mr])["executed"] for i in range(0, n, mr))
+        assert in_order < 0.96 * as_given
