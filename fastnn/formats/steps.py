@@ -1,0 +1,137 @@
+"""`Steps`: dense layers from what other programs call layers, one step after the other.
+
+Frameworks write a dense network as a chain of products, sums, normalisations and activations; fastnn
+has layers `activation(x @ weight + bias)`. Every reader says what it finds as steps, and what belongs
+to one layer is folded here, and nowhere else:
+
+    affine after linear     (x @ W + b) * s + t  =  x @ (W * s) + (b * s + t)
+    affine before linear    (x * s + t) @ W + b  =  x @ (s[:, None] * W) + (b + t @ W)
+    linear after linear     (x @ V + a) @ W + b  =  x @ (V @ W) + (a @ W + b), if that is less to compute
+
+Invariant: all of it is float64 until `layers()`, which rounds each weight once. An activation
+without a product before it gets a layer that multiplies by one (a diagonal), but for at most
+`MAX_DIAGONAL` values: a file of a few bytes must not become a large matrix.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnn.layers import Dense
+
+__all__ = ["MAX_DIAGONAL", "Steps"]
+
+MAX_DIAGONAL = 1024
+
+_Float64 = npt.NDArray[np.float64]
+
+
+class Steps:
+    """A chain of steps, from `n_inputs` values a row on (None: whatever the first step takes).
+
+    Each method raises `ValueError` where the step does not fit what came before: sizes that differ,
+    or an activation that needs a diagonal that is too large. Whether numbers are finite in float32
+    and an activation is known is `Dense`'s question, when `layers` builds them.
+    """
+
+    def __init__(self, n_inputs: int | None = None) -> None:
+        self._n = n_inputs  # values a row has here
+        self._done: list[tuple[_Float64, _Float64, str, dict[str, float]]] = []
+        self._linear: tuple[_Float64, _Float64] | None = None  # no activation yet
+        self._affine: tuple[_Float64, _Float64] | None = None  # no product yet
+
+    @property
+    def width(self) -> int | None:
+        """How many values a row has after the steps so far; None: not known yet."""
+        return self._n
+
+    def linear(self, weight: npt.ArrayLike, bias: npt.ArrayLike | None = None) -> None:
+        """x @ weight + bias; weight (inputs, outputs), bias (outputs,), a number, or None for 0."""
+        w = np.asarray(weight, np.float64)
+        if w.ndim != 2 or not w.size:
+            raise ValueError(f"weight has shape {w.shape}, wanted (inputs, outputs)")
+        self._fits(w.shape[0], "weight")
+        b = _per_value(0.0 if bias is None else bias, w.shape[1], "bias")
+        if self._affine is not None:
+            scale, shift = self._affine
+            w, b = scale[:, None] * w, b + shift @ w
+            self._affine = None
+        if self._linear is not None:
+            v, a = self._linear
+            if v.shape[0] * w.shape[1] <= v.size + w.size:
+                w, b = v @ w, a @ w + b
+            else:
+                self._close("identity", {})
+        self._linear = (w, b)
+        self._n = w.shape[1]
+
+    def affine(self, scale: npt.ArrayLike = 1.0, shift: npt.ArrayLike = 0.0) -> None:
+        """x * scale + shift, each a number or one per value."""
+        n = self._n
+        if n is None:  # known by whichever is no number
+            n = max(np.size(scale), np.size(shift))
+            if n == 1:
+                raise ValueError("the number of inputs is not known before a scale or an offset")
+            self._n = n
+        s, t = _per_value(scale, n, "scale"), _per_value(shift, n, "offset")
+        if self._linear is not None:
+            w, b = self._linear
+            self._linear = (w * s, b * s + t)
+        elif self._affine is not None:
+            before = self._affine
+            self._affine = (before[0] * s, before[1] * s + t)
+        else:
+            self._affine = (s, t)
+
+    def activation(self, name: str, **parameters: float) -> None:
+        """An activation by its name in `fastnn.activations()`."""
+        if name == "identity":
+            return
+        self._need_linear(f"{name} without a dense layer before it")
+        self._close(name, parameters)
+
+    def layers(self) -> list[Dense]:
+        """The layers. Raises what `Dense` raises, and `ValueError` where no step was a layer."""
+        if self._affine is not None:
+            self._need_linear("a scale or an offset after the last dense layer")
+        if self._linear is not None:
+            self._close("identity", {})
+        if not self._done:
+            raise ValueError("there is no dense layer")
+        return [Dense(w, b, name, **parameters) for w, b, name, parameters in self._done]
+
+    def _fits(self, n: int, what: str) -> None:
+        if self._n is not None and self._n != n:
+            raise ValueError(f"{what} takes {n} values, but a row has {self._n} here")
+
+    def _need_linear(self, what: str) -> None:
+        """A layer to close: the one that is open, or a diagonal one."""
+        if self._linear is not None:
+            return
+        n = self._n
+        if n is None:
+            raise ValueError(f"{what}: the number of its values is not known")
+        if n > MAX_DIAGONAL:
+            raise ValueError(
+                f"{what} needs a layer of its own, which is built for at most {MAX_DIAGONAL} "
+                f"values, and here are {n}"
+            )
+        scale, shift = self._affine or (np.ones(n), np.zeros(n))
+        self._affine = None
+        self._linear = (np.diag(scale), shift)
+
+    def _close(self, name: str, parameters: dict[str, Any]) -> None:
+        assert self._linear is not None
+        self._done.append((*self._linear, name, parameters))
+        self._linear = None
+
+
+def _per_value(values: npt.ArrayLike, n: int, what: str) -> _Float64:
+    """`values` as float64 (n,)."""
+    array = np.asarray(values, np.float64)
+    if array.size not in (1, n):
+        raise ValueError(f"{what} has shape {array.shape}, wanted one number or {n}")
+    return np.broadcast_to(array.reshape(-1), (n,)).copy()
