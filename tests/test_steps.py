@@ -1,4 +1,4 @@
-"""Steps: what is folded computes what the steps say, in float64, and what does not fit is refused."""
+"""Steps: what is folded computes what the steps say; what does not fit is refused."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,9 @@ CHAINS = {
     "no bias": ([("linear", W)], 1),
     "before": ([("affine", S, T), ("linear", W, A)], 1),
     "after": ([("linear", W, A), ("affine", A, 2.0)], 1),
-    "twice": ([("affine", S, 1.0), ("affine", 0.5, T), ("linear", W, A), ("activation", "relu")], 1),
+    "twice": (
+        [("affine", S, 1.0), ("affine", 0.5, T), ("linear", W, A), ("activation", "relu")], 1,
+    ),
     "between": (
         [("linear", W, A), ("activation", "relu"), ("affine", A, A), ("linear", V, B)], 2,
     ),

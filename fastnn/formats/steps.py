@@ -1,12 +1,12 @@
 """`Steps`: dense layers from what other programs call layers, one step after the other.
 
-Frameworks write a dense network as a chain of products, sums, normalisations and activations; fastnn
-has layers `activation(x @ weight + bias)`. Every reader says what it finds as steps, and what belongs
-to one layer is folded here, and nowhere else:
+Frameworks write a dense network as a chain of products, sums, normalisations and activations;
+fastnn has layers `activation(x @ weight + bias)`. Every reader says what it finds as steps, and
+what belongs to one layer is folded here, and nowhere else:
 
     affine after linear     (x @ W + b) * s + t  =  x @ (W * s) + (b * s + t)
     affine before linear    (x * s + t) @ W + b  =  x @ (s[:, None] * W) + (b + t @ W)
-    linear after linear     (x @ V + a) @ W + b  =  x @ (V @ W) + (a @ W + b), if that is less to compute
+    linear after linear     (x @ V + a) @ W + b  =  x @ (V @ W) + (a @ W + b), if that is less work
 
 Invariant: all of it is float64 until `layers()`, which rounds each weight once. An activation
 without a product before it gets a layer that multiplies by one (a diagonal), but for at most
