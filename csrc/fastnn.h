@@ -29,6 +29,7 @@ typedef enum {
     FNN_BAD_FORMAT,   /* no such number format, or its scale, zero or number of inputs is out of range */
     FNN_BAD_ACTIVATION, /* unknown, or softmax / log_softmax before the last layer */
     FNN_INTERRUPTED,  /* `poll` asked to stop; the output is unspecified */
+    FNN_BROKEN_KERNEL, /* a kernel computes something else than the scalar one: see verify.c */
 } fnn_status;
 
 /* ---- the lists ------------------------------------------------------------------------------- */
@@ -85,7 +86,8 @@ typedef struct fnn_network fnn_network;
 /* Copies and packs everything; the caller keeps its arrays.
  * `pixel_layer`: the first layer as uint8 input should see it (scaling folded in), NULL if uint8
  * input takes layers[0] as it is. `isa`: the ceiling by name, NULL for the best there is.
- * On FNN_NOT_FINITE, FNN_BAD_SHAPE and FNN_BAD_ACTIVATION *where is the layer (pixel_layer: -1). */
+ * On FNN_NOT_FINITE, FNN_BAD_SHAPE, FNN_BAD_FORMAT and FNN_BAD_ACTIVATION *where is the layer
+ * (pixel_layer: -1), on FNN_BROKEN_KERNEL the kernel, as fnn_row_at counts them. */
 fnn_status fnn_network_create(const fnn_dense *layers, int n_layers, const fnn_dense *pixel_layer,
                               const char *isa, fnn_network **network, int *where);
 void fnn_network_free(fnn_network *network);

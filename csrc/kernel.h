@@ -133,13 +133,30 @@ static inline void fnn_fetch(const char *x, int64_t n_bytes)
     __asm__ volatile(""); /* gcc 12 drops calls of a function that does nothing but prefetch */
 }
 
-/* pack.c: the weights of a layer to panels of `row`, in its format. Returns 0 if a value is NaN or
- * infinite. fnn_pad: n floats and zeros up to n_padded, the same. */
+/* pack.c: the weights of a layer to panels of `row`, in its format. Return 0 if a value is NaN or
+ * infinite. fnn_pack_piece: of some panels, some groups, weight by weight. fnn_pad: n floats and zeros
+ * up to n_padded. */
+typedef struct { int64_t panel, n_panels, group, n_groups; } fnn_piece;
 int64_t fnn_panels(int64_t n, int nr);
 int64_t fnn_groups(int64_t k, int kr);
 int fnn_pack(const fnn_row *row, const fnn_dense *layer, void *to);
+int fnn_pack_piece(const fnn_row *row, const fnn_dense *layer, fnn_piece piece, void *to,
+                   int64_t panel_stride);
 int fnn_pad(const float *from, int64_t n, int64_t n_padded, float *to);
 uint16_t fnn_bf16(float x); /* to nearest, ties to even; NaN stays NaN */
+
+/* verify.c: a layer and what it was packed to. fnn_verify: FNN_BROKEN_KERNEL, and which, if a kernel
+ * does not give what the scalar one does on pieces of them; `floats`: whose activations they use. */
+typedef struct {
+    const fnn_row *row;
+    const fnn_dense *from;
+    const void *w;                    /* packed */
+    const float *bias, *scale;        /* as in fnn_tile, of all panels */
+    const float *bias_u8, *scale_u8;  /* the same for FNN_TO_U8; NULL: not used */
+    float inverse, zero;              /* as in fnn_encode */
+} fnn_packed;
+
+fnn_status fnn_verify(const fnn_packed *layers, int n, const fnn_row *floats, const fnn_row **broken);
 
 /* threads.c: `body(context, i, is_caller)` for i in [0, n), by up to n_threads threads, the caller
  * among them. Returns how many threads did any. A body that returns 0 stops the rest; so does

@@ -303,6 +303,26 @@ static char *place_layer(layer *l, const fnn_dense *from, const fnn_dense *next,
     return is_finite ? at + 2 * n_vector : NULL;
 }
 
+/* Holds the packed layers, [n_layers] and perhaps the pixel layer, against what they came from. */
+static fnn_status verify(const fnn_network *net, const fnn_dense *layers, const fnn_dense *pixel, int *where)
+{
+    const int n = net->n_layers + (pixel != NULL);
+    const fnn_row *broken;
+    fnn_packed *packed = calloc((size_t)n, sizeof *packed);
+    if (packed == NULL) return FNN_NO_MEMORY;
+    for (int i = 0; i < n; i++) {
+        const layer *l = &net->layers[i];
+        packed[i] = (fnn_packed){.row = l->row, .from = i < net->n_layers ? &layers[i] : pixel, .w = l->w,
+                                 .bias = l->z.bias, .scale = l->z.scale, .bias_u8 = l->u8.bias,
+                                 .scale_u8 = l->u8.scale, .inverse = l->inverse, .zero = l->zero};
+    }
+    const fnn_status status = fnn_verify(packed, n, net->floats, &broken);
+    free(packed);
+    *where = 0;
+    while (status == FNN_BROKEN_KERNEL && fnn_row_at(*where) != broken) ++*where;
+    return status;
+}
+
 fnn_status fnn_network_create(const fnn_dense *layers, int n_layers, const fnn_dense *pixel_layer,
                               const char *isa, fnn_network **network, int *where)
 {
@@ -355,8 +375,10 @@ fnn_status fnn_network_create(const fnn_dense *layers, int n_layers, const fnn_d
             return FNN_NOT_FINITE;
         }
     }
-    *network = net;
-    return FNN_OK;
+    status = verify(net, layers, pixel_layer, where);
+    if (status == FNN_OK) *network = net;
+    else fnn_network_free(net);
+    return status;
 
 no_memory:
     fnn_network_free(net);

@@ -6,7 +6,7 @@ cimport numpy as cnp
 cdef extern from "fastnn.h" nogil:
     ctypedef enum fnn_status:
         FNN_OK, FNN_NO_MEMORY, FNN_UNKNOWN_ISA, FNN_ISA_MISSING, FNN_NOT_FINITE, FNN_BAD_SHAPE
-        FNN_BAD_FORMAT, FNN_BAD_ACTIVATION, FNN_INTERRUPTED
+        FNN_BAD_FORMAT, FNN_BAD_ACTIVATION, FNN_INTERRUPTED, FNN_BROKEN_KERNEL
 
     ctypedef struct fnn_activation:
         const char *name

@@ -374,6 +374,12 @@ cdef class Network:
             PyMem_Free(described)
         if status == FNN_NO_MEMORY:
             raise MemoryError("the network's weights do not fit into memory")
+        if status == FNN_BROKEN_KERNEL:
+            broken = describe(fnn_row_at(where))
+            raise RuntimeError(
+                f"the {broken['isa']} kernel for {broken['format']} does not give what plain C gives "
+                "on this network's weights: this CPU or this build computes wrongly; choose another "
+                'instruction set with isa= or FASTNN_ISA ("scalar" is plain C), and report it')
         if status != FNN_OK:
             layer_name = f"layers[{where}]" if where >= 0 else "the first layer with scale, mean, std"
             problem = {FNN_NOT_FINITE: "holds NaN or infinity", FNN_BAD_SHAPE: "has a bad shape",

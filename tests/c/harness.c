@@ -126,6 +126,9 @@ int main(int argc, char **argv)
         n_isas += fnn_isa_is_available(&fnn_isas[i]);
         if (has_own_kernel(&fnn_isas[i], "f32")) best = isa;
         if (is_named(what, "exhaustive")) continue;
+        if (has_own_kernel(&fnn_isas[i], "f32") || has_own_kernel(&fnn_isas[i], "bf16") ||
+            has_own_kernel(&fnn_isas[i], "i8"))
+            check_verify(&o, isa);
         if (has_own_kernel(&fnn_isas[i], "i8")) check_int8(&o, isa);
         if (best != isa) continue;
         check_kernels(&o, isa);

@@ -84,6 +84,7 @@ void check_kernels(const options *o, const char *isa);
 void check_networks(const options *o, const char *isa);
 void check_activations(const options *o, const char *isa);
 void check_int8(const options *o, const char *isa);
+void check_verify(const options *o, const char *isa);
 void check_every_float(const options *o, const char *isa);
 int check_planted(void); /* whether a kernel that splits K is caught */
 
