@@ -67,11 +67,12 @@ int fnn_pack_piece(const fnn_row *row, const fnn_dense *layer, fnn_piece piece, 
 /* ---- whole groups of whole panels, outputs contiguous ---------------------------------------- */
 
 /* One group: n columns from `from`, whose inputs are `stride` elements apart. Loops that the compilers
- * turn into vectors of any baseline. Return 0 if a value is not finite. */
-static int copy_f32(const float *from, int n, char *to)
+ * turn into vectors of any baseline, with Python's -fwrapv only if the index is 64 bits wide. Return 0 if
+ * a value is not finite. */
+static int copy_f32(const float *from, int64_t n, char *to)
 {
     int is_bad = 0;
-    for (int j = 0; j < n; j++) {
+    for (int64_t j = 0; j < n; j++) {
         int32_t bits;
         memcpy(&bits, from + j, 4);
         memcpy(to + j * 4, &bits, 4);
@@ -80,10 +81,10 @@ static int copy_f32(const float *from, int n, char *to)
     return !is_bad;
 }
 
-static int copy_bf16(const float *from, int64_t stride, int n, char *to)
+static int copy_bf16(const float *from, int64_t stride, int64_t n, char *to)
 {
     int is_bad = 0;
-    for (int j = 0; j < n; j++) {
+    for (int64_t j = 0; j < n; j++) {
         int32_t a, b;
         memcpy(&a, from + j, 4);
         memcpy(&b, from + stride + j, 4);
@@ -97,15 +98,15 @@ static int copy_bf16(const float *from, int64_t stride, int n, char *to)
     return !is_bad;
 }
 
-static void copy_i8(const int8_t *from, int64_t stride, int n, char *to)
+static void copy_i8(const int8_t *from, int64_t stride, int64_t n, char *to)
 {
-    for (int j = 0; j < n; j++)
-        for (int i = 0; i < 4; i++) to[j * 4 + i] = (char)from[i * stride + j];
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t i = 0; i < 4; i++) to[j * 4 + i] = (char)from[i * stride + j];
 }
 
 /* A block of so many groups at a time for all panels: their rows are read once, in order, and each
  * panel gets a few cache lines in a row. */
-enum { GROUPS_AT_ONCE = 16 };
+enum { GROUPS_AT_ONCE = 8 };
 
 /* Of the panels before n_panels, the groups before n_groups. */
 static int pack_whole(const fnn_row *row, const fnn_dense *layer, int64_t n_panels, int64_t n_groups,

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from fastnn.quantize import Calibration
 
 __all__ = ["PRECISIONS", "calibrated", "frozen", "is_text", "labels", "strings", "units"]

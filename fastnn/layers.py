@@ -11,13 +11,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastnn import _core
 from fastnn.checks import frozen
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["Dense"]
 
@@ -30,7 +32,8 @@ class Dense:
     weight
         Array-like of real numbers, shape (inputs, outputs), both at least 1; copied as float32.
     bias
-        Array-like of real numbers, shape (outputs,); copied as float32.
+        Array-like of real numbers, shape (outputs,); copied as float32. C-contiguous float32 views
+        of `bytes`, which nobody can change, are kept as they are.
     activation
         A name from `fastnn.activations()`.
     **parameters
@@ -130,15 +133,19 @@ def _known() -> Mapping[str, Mapping[str, float | None]]:
 
 
 def _float32(what: str, values: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """A C-contiguous, read-only float32 copy of finite `values`."""
+    """Finite `values` as float32, C-contiguous and read-only for good: a copy, if need be."""
     try:
         given = np.asarray(values)
     except ValueError:
         raise ValueError(f"Dense: {what} is ragged, wanted rows of one length") from None
     if given.dtype.kind not in "fiub":
         raise TypeError(f"Dense: {what} has dtype {given.dtype}, wanted real numbers")
-    with np.errstate(over="ignore"):  # refused just below, by its index
-        copy = np.array(given, np.float32, order="C")
+    is_sound = given.flags.c_contiguous and given.flags.aligned and given.dtype == np.float32
+    if is_sound and isinstance(_owner(given), bytes):
+        copy = given
+    else:
+        with np.errstate(over="ignore"):  # refused just below, by its index
+            copy = np.array(given, np.float32, order="C")
     if not np.isfinite(copy).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(copy))[0])
         raise ValueError(
@@ -146,6 +153,14 @@ def _float32(what: str, values: npt.ArrayLike) -> npt.NDArray[np.float32]:
             "wanted numbers that are finite in float32"
         )
     return frozen(copy)
+
+
+def _owner(array: npt.NDArray[Any]) -> object:
+    """Whose memory it is."""
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return owner
 
 
 def _parameters(activation: str, given: Mapping[str, float]) -> dict[str, float]:

@@ -494,14 +494,16 @@ def _fold(
     """
     if np.all(np.equal(scale, 1)) and not np.any(mean) and np.all(np.equal(std, 1)):
         return None
-    column = (layer.n_inputs, 1)
+    folded = np.empty_like(layer.weight), layer.bias
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        weight = layer.weight * np.broadcast_to(np.divide(scale, std), column[:1]).reshape(column)
-        shift = np.broadcast_to(np.divide(mean, std), column[:1]).reshape(column)
-        # Summed by NumPy's own reduction, not by a matrix product: the order of additions, and so
-        # the last bit, must not depend on the BLAS of this machine.
-        bias = layer.bias - (layer.weight * shift).sum(axis=0)
-        folded = weight.astype(np.float32), bias.astype(np.float32)
+        factor = np.broadcast_to(np.divide(scale, std), layer.n_inputs)[:, None]
+        shift = np.broadcast_to(np.divide(mean, std), layer.n_inputs)[:, None]
+        np.multiply(layer.weight, factor, out=folded[0], dtype=np.float64, casting="same_kind")
+        if np.any(shift):
+            # Summed by NumPy's own reduction, not by a matrix product: the order of additions, and
+            # so the last bit, must not depend on the BLAS of this machine.
+            bias = layer.bias - (layer.weight * shift).sum(axis=0)
+            folded = folded[0], bias.astype(np.float32)
     for what, values in zip(("weights", "biases"), folded, strict=True):
         if not np.isfinite(values).all():
             where = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]

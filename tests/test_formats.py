@@ -405,8 +405,8 @@ def test_the_sound_file_of_these_tests_is_sound(tmp_path):
         (container('{"a":1}'.encode("utf-16")), r"begins with '\{'"),
         (container(b"{}"), "metadata key 'fastnn'"),
         (container({"__metadata__": {"format": "pt"}}), r"found the metadata keys \['format'\]"),
-        (container({"__metadata__": None}), "expected"),
-        (container({"__metadata__": {"fastnn": 1}}), "sound container"),
+        (container({"__metadata__": None}), "the metadata as strings by name"),
+        (container({"__metadata__": {"fastnn": 1}}), "the metadata as strings by name"),
         (
             container(b'{"__metadata__":{"a":"1","a":"2"}}'),
             "each key of the header once, found 'a'",
@@ -482,15 +482,30 @@ def tensor(dtype, shape, start, end):
 @pytest.mark.parametrize(
     ("weight", "bias", "n_bytes", "match"),
     [
-        (tensor("F32", [1, 2], 0, 8), tensor("F32", [2], 8, 16), 20, "sound container"),
-        (tensor("F32", [1, 2], 0, 8), tensor("F32", [2], 12, 20), 20, "sound container"),
-        (tensor("F32", [1, 2], 0, 8), tensor("F32", [2], 4, 12), 12, "sound container"),
-        (tensor("F32", [1, 2], 0, 8), tensor("F32", [2], 8, 17), 17, "sound container"),
-        (tensor("F32", [1, 2], 4, 12), tensor("F32", [2], 12, 20), 20, "sound container"),
-        (tensor("F32", [1, 2], 8, 0), tensor("F32", [2], 8, 16), 16, "sound container"),
-        (tensor("F32", [1, 2], -8, 0), tensor("F32", [2], 0, 8), 8, "sound container"),
-        (tensor("F32", [2**40, 2**40], 0, 8), tensor("F32", [2], 8, 16), 16, "sound container"),
-        (tensor("F32", [2**32, 2**32], 0, 0), tensor("F32", [2], 0, 8), 8, "sound container"),
+        (tensor("F32", [1, 2], 0, 8), tensor("F32", [2], 8, 16), 20, "in all, as the tensors need"),
+        (
+            tensor("F32", [1, 2], 0, 8),
+            tensor("F32", [2], 12, 20),
+            20,
+            "at byte 8 of .* without a gap",
+        ),
+        (
+            tensor("F32", [1, 2], 0, 8),
+            tensor("F32", [2], 4, 12),
+            12,
+            "at byte 8 of .*or an overlap",
+        ),
+        (
+            tensor("F32", [1, 2], 0, 8),
+            tensor("F32", [2], 8, 17),
+            17,
+            "bias' with 8 bytes for its shape",
+        ),
+        (tensor("F32", [1, 2], 4, 12), tensor("F32", [2], 12, 20), 20, "at byte 0 of"),
+        (tensor("F32", [1, 2], 8, 0), tensor("F32", [2], 8, 16), 16, "with 8 bytes for"),
+        (tensor("F32", [1, 2], -8, 0), tensor("F32", [2], 0, 8), 8, "with 8 bytes for"),
+        (tensor("F32", [2**40, 2**40], 0, 8), tensor("F32", [2], 8, 16), 16, "sizes from 1 to"),
+        (tensor("F32", [2**32, 2**32], 0, 0), tensor("F32", [2], 0, 8), 8, "sizes from 1 to"),
         (tensor("F32", [0, 2**62], 0, 0), tensor("F32", [2], 0, 8), 8, "sizes from 1"),
         (tensor("F32", [0, 2], 0, 0), tensor("F32", [2], 0, 8), 8, "sizes from 1"),
         (tensor("F32", [1, 1, 2], 0, 8), tensor("F32", [2], 8, 16), 16, "1 or 2 sizes"),
@@ -498,10 +513,28 @@ def tensor(dtype, shape, start, end):
         (tensor("F32", [2], 0, 8), tensor("F32", [2], 8, 16), 16, r"weight has shape \(2,\)"),
         (tensor("F32", [2, 1], 0, 8), tensor("F32", [2], 8, 16), 16, r"bias has shape \(2,\)"),
         (tensor("F32", [1, 2], 0, 8), tensor("F32", [1, 2], 8, 16), 16, r"bias has shape"),
-        (tensor("F16", [1, 2], 0, 4), tensor("F32", [2], 4, 12), 12, "weight' of F32.* found F16"),
+        (
+            tensor("F16", [1, 2], 0, 4),
+            tensor("F32", [2], 4, 12),
+            12,
+            "weight' of F32.* found 'F16'",
+        ),
+        (
+            tensor("F32", [2**24, 2**24], 0, 2**50),
+            tensor("F32", [2], 2**50, 2**50 + 8),
+            8,
+            "bytes in",
+        ),
+        (tensor("F32", [1, 2], 0, 8), tensor("F32", [2], 0, 8), 8, "at byte 8 of"),
+        (tensor("F32", [1.0, 2], 0, 8), tensor("F32", [2], 8, 16), 16, "1 or 2 sizes"),
+        (tensor("F32", [True, 2], 0, 8), tensor("F32", [2], 8, 16), 16, "1 or 2 sizes"),
+        (tensor("F32", [1, 2], 0.0, 8), tensor("F32", [2], 8, 16), 16, "with data_offsets"),
+        (tensor("F32", [1, 2], False, 8), tensor("F32", [2], 8, 16), 16, "with data_offsets"),
+        (tensor("F32", "12", 0, 8), tensor("F32", [2], 8, 16), 16, "1 or 2 sizes"),
+        (tensor(["F32"], [1, 2], 0, 8), tensor("F32", [2], 8, 16), 16, "weight' of F32"),
         (tensor("F64", [1, 2], 0, 16), tensor("F32", [2], 16, 24), 24, "of F32, found F64"),
-        (tensor("I32", [1, 2], 0, 8), tensor("F32", [2], 8, 16), 16, "found I32"),
-        (tensor("X9", [1, 2], 0, 8), tensor("F32", [2], 8, 16), 16, "sound container"),
+        (tensor("I32", [1, 2], 0, 8), tensor("F32", [2], 8, 16), 16, "found 'I32'"),
+        (tensor("X9", [1, 2], 0, 8), tensor("F32", [2], 8, 16), 16, "found 'X9'"),
         ({**tensor("F32", [1, 2], 0, 8), "x": 1}, tensor("F32", [2], 8, 16), 16, "with the keys"),
     ],
 )
@@ -799,6 +832,35 @@ def test_load_refuses_layers_that_do_not_fit(tmp_path):
         formats.write(tmp_path / f"a{suffix}", misfit)
         with pytest.raises(LoadError, match=rf"a{suffix}: .*takes 1 inputs, .*gives 2"):
             fastnn.load(tmp_path / f"a{suffix}")
+
+
+def test_a_native_file_is_held_once(tmp_path):
+    path = tmp_path / "a.safetensors"
+    one = ModelFile([Dense(np.ones((2000, 1000), np.float32), np.zeros(1000))])
+    formats.write(path, one)
+    size = path.stat().st_size
+    tracemalloc.start()
+    try:
+        found = formats.read(path)
+        n_bytes, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert_same(one, found)
+    assert n_bytes < size + 2**16
+    assert most < size + size / 4 + 2**21  # one byte a weight to see that it is finite
+
+
+def test_a_native_file_is_judged_before_it_is_read(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(native())
+    os.truncate(path, 2**30)  # sparse: zeros behind the header's 16 bytes of data
+    tracemalloc.start()
+    try:
+        with pytest.raises(LoadError, match=f"as the tensors need, found {2**30}"):
+            formats.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 def test_reading_does_not_depend_on_the_file_afterwards(tmp_path):

@@ -3,8 +3,10 @@
 Invariant: reads sources and disassembly; what has no tools here says NOT TESTED.
 """
 
+import io
 import re
 import runpy
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,39 @@ def test_only_kernels_see_vectors(path):
 @by_file
 def test_no_approximate_reciprocals(path):
     assert not re.search(r"_rcp|_rsqrt|vrecpe|vrsqrte|-ffast-math", code_of(path))
+
+
+# What runs what a file says, by the name that a module, a function or an argument has in Python.
+RUNS_DATA = {
+    "pickle", "cPickle", "unpickle", "Unpickler", "dill", "cloudpickle", "joblib", "shelve",
+    "marshal", "yaml", "eval", "exec", "execfile", "literal_eval", "__import__", "runpy", "imp",
+    "pkgutil", "urllib", "requests", "urlopen", "socket", "ftplib",
+}  # fmt: skip
+PYTHON = sorted([*(ROOT / "fastnn").rglob("*.py"), *(ROOT / "fastnn").rglob("*.py[xi]")])
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_in_the_package_runs_what_a_file_says(path):
+    """Words in the code, not in comments or strings. `module.eval()` of PyTorch runs nothing."""
+    found = []
+    tokens = [
+        token
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+        if token.type in (tokenize.NAME, tokenize.OP)
+    ]
+    words = ["", *(token.string for token in tokens), "", ""]
+    for before, word, after, then in zip(words, words[1:], words[2:], words[3:], strict=False):
+        is_known = (before, word) == (".", "eval") or (word, after, then) == (
+            "allow_pickle", "=", "False",
+        )  # fmt: skip
+        is_compile = word == "compile" and before != "."
+        is_trusting = word == "allow_pickle" or is_compile or word in RUNS_DATA
+        if is_trusting and not is_known:
+            found.append(f"{before} {word} {after}")
+    loads = [i for i, w in enumerate(words) if w == "load" and words[i - 2 : i] == ["np", "."]]
+    n_told = words.count("allow_pickle")
+    assert not found
+    assert len(loads) <= n_told, "np.load without allow_pickle=False"
 
 
 def test_every_isa_has_a_file_a_line_and_a_place_in_the_list():

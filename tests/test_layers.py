@@ -26,6 +26,24 @@ def test_arrays_are_read_only_float32_copies():
             array[0] = 1
 
 
+def test_views_of_bytes_are_kept_and_others_copied():
+    values = np.arange(6, dtype=np.float32)
+    padded = b"\0" * 4 + values.tobytes()
+    ours = np.frombuffer(padded, np.float32, 6, 4).reshape(2, 3)
+    assert np.shares_memory(Dense(ours, np.zeros(3)).weight, ours)
+    may_change = np.frombuffer(bytearray(padded), np.float32, 6, 4).reshape(2, 3)
+    may_change.flags.writeable = False  # its owner may still write
+    askew = np.frombuffer(b"\0" + values.tobytes(), np.float32, 6, 1).reshape(2, 3)
+    swapped = np.frombuffer(values.astype(">f4").tobytes(), ">f4").reshape(2, 3)
+    for other in (may_change, askew, swapped, ours[::-1], np.asfortranarray(ours)):
+        layer = Dense(other, np.zeros(3))
+        assert not np.shares_memory(layer.weight, other)
+        np.testing.assert_array_equal(layer.weight, other)
+        assert layer.weight.dtype == np.float32
+        assert layer.weight.flags.c_contiguous
+        assert layer.weight.flags.aligned
+
+
 def test_it_never_changes():
     layer = Dense(W, B)
     with pytest.raises(AttributeError, match="never changes"):

@@ -1,6 +1,6 @@
 """csrc/verify.c from Python: a build whose kernel computes wrongly is refused, by name.
 
-Which faults are caught, and what looking for them costs, is in tests/c/check_verify.c. Here the whole
+Which faults are caught, and what looking for them costs, is in tests/c/check_verify.c. Here the
 package is built once more, with one: products rounded before they are added, as a compiler may do.
 """
 
@@ -23,7 +23,8 @@ HONEST, PLANTED = "{ return v_fma(x, w, sum); }", "{ return v_add(sum, v_mul(x, 
 pytestmark = [
     pytest.mark.skipif(ISA not in _core.isas(), reason=f"NOT TESTED: this CPU lacks {ISA}"),
     pytest.mark.skipif(
-        _core.build_info()["mode"] == "sanitize", reason="NOT TESTED: sanitizers change nothing here"
+        _core.build_info()["mode"] == "sanitize",
+        reason="NOT TESTED: sanitizers change nothing here",
     ),
 ]
 
@@ -61,7 +62,8 @@ def built(tmp_path_factory):
             ignore=lambda _, files: [
                 file
                 for file in files
-                if file.endswith((".so", ".pyc")) or (file.startswith("kernels_") and file not in kept)
+                if file.endswith((".so", ".pyc"))
+                or (file.startswith("kernels_") and file not in kept)
             ],
         )
     operands = tree / "csrc" / "operands.h"

@@ -4,7 +4,8 @@ Invariant: the suffix alone picks the format; one parser runs and its verdict is
 hostile until shown otherwise: what is declared is checked against what is present before it is
 allocated, nothing is imported, evaluated or unpickled, and only `LoadError` (or `OSError`) gets
 out. The modules of the formats touch no file: they turn bytes into a ModelFile and back, and this
-one moves the bytes. To add a format: a module with FORMAT, `parse` and `pieces`, and a line here.
+one moves the bytes. To add a format: a module with FORMAT, `parse` and `pieces`, and a line here;
+where a file can be judged by its first bytes, START_BYTES and `check_start` as well.
 
 docs/format.md describes the formats.
 """
@@ -47,7 +48,7 @@ def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> ModelFi
         raise LoadError(f"{name}: the format is not known by its suffix, {_WANTED}")
     module = _module(name.suffix)
     try:
-        return module.parse(_read(name, max_bytes), max_bytes)
+        return module.parse(_read(name, max_bytes, module), max_bytes)
     except Wrong as wrong:
         expected, found = wrong.args
         raise LoadError(f"{name}: {module.FORMAT}: expected {expected}, found {found}") from None
@@ -70,7 +71,7 @@ def _module(suffix: str) -> ModuleType:
     return importlib.import_module(f"fastnn.formats.{_MODULES[suffix]}")
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
+def _read(path: Path, max_bytes: int, module: ModuleType) -> bytes:
     """All bytes of a regular file of at most `max_bytes`; a private copy, not a mapping.
 
     A mapping would show later changes of the file, and kill the process if it shrank.
@@ -83,14 +84,18 @@ def _read(path: Path, max_bytes: int) -> bytes:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise Wrong("a regular file", "something else")
-        if status.st_size > max_bytes:
-            raise Wrong(f"at most {max_bytes} bytes (max_bytes=)", f"{status.st_size}")
-        data = bytearray()
-        while piece := file.read(status.st_size + 1 - len(data)):
+        n_bytes = status.st_size
+        if n_bytes > max_bytes:
+            raise Wrong(f"at most {max_bytes} bytes (max_bytes=)", f"{n_bytes}")
+        if hasattr(module, "check_start"):
+            module.check_start(file.read(min(n_bytes, module.START_BYTES)), n_bytes)
+            file.seek(0)
+        data = file.read(n_bytes + 1)  # almost always all: no copy is made
+        while len(data) <= n_bytes and (piece := file.read(n_bytes + 1 - len(data))):
             data += piece
-        if len(data) != status.st_size:
-            raise Wrong(f"{status.st_size} bytes", f"{len(data)}: it changed while being read")
-    return bytes(data)
+        if len(data) != n_bytes:
+            raise Wrong(f"{n_bytes} bytes", f"{len(data)}: it changed while being read")
+    return data
 
 
 def _write(path: Path, pieces: Sequence[bytes | memoryview]) -> None:

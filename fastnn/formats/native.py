@@ -4,9 +4,12 @@
                scale, mean, std F64 (inputs,), each only where it differs between inputs
     metadata   "fastnn": the architecture (`_describe`); every other key: free text for people
 
-Invariant: the safetensors library is the judge of the container (offsets, holes, overlaps, sizes,
-trailing bytes). What it lets pass is judged here: duplicate names, unknown keys, dtypes, values,
-and tensors that the architecture does not name. Layer kinds are the closed set `_KINDS`.
+Invariant: the container is judged by its header before any tensor is read: duplicate names, unknown
+keys, dtypes, sizes, gaps, overlaps, trailing bytes. The arrays are views of the file's bytes, which
+nobody can change: no copy is made. What is accepted here the safetensors library accepts too, with
+the same tensors (the tests see to it); it is not asked, as it wants the whole file first and copies
+it. Then the architecture is judged: unknown keys, kinds of layers (the closed set `_KINDS`),
+dtypes, and tensors that it does not name.
 
 Source: https://github.com/huggingface/safetensors (format), docs/format.md (ours).
 """
@@ -15,14 +18,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 
-from fastnn.formats.model_file import MAX_WIDTH, ModelFile, Wrong, checked, json_object, quoted
+from fastnn.formats.model_file import (
+    MAX_LAYERS,
+    MAX_WIDTH,
+    ModelFile,
+    Wrong,
+    checked,
+    json_object,
+    quoted,
+)
 from fastnn.layers import Dense
 from fastnn.quantize import Calibration
 
@@ -30,9 +41,11 @@ FORMAT = "safetensors"
 VERSION = 1
 KEY = "fastnn"
 MAX_HEADER_BYTES = 1 << 20
+START_BYTES = 8 + MAX_HEADER_BYTES
 
 _KINDS = ("dense",)
 _UNITS = ("scale", "mean", "std")
+MAX_TENSORS = 2 * MAX_LAYERS + len(_UNITS)
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 _LABELS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "str")
 _MAX_LABEL = 1000  # characters
@@ -119,33 +132,83 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
     return _build(about, arrays, metadata)
 
 
+def check_start(start: bytes, n_bytes: int) -> None:
+    """Refuse a file of `n_bytes` bytes by its first START_BYTES, before the rest is read."""
+    _header(start, n_bytes)
+
+
 def _open(data: bytes) -> tuple[dict[str, str], _Arrays]:
-    """The metadata and the arrays of a safetensors file; the arrays are read-only."""
-    n_header = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or n_header > len(data) - 8:
-        found = f"{len(data)} bytes and a header of {n_header}"
+    """The metadata and the arrays of a safetensors file: views of its bytes."""
+    metadata, tensors = _header(data, len(data))
+    arrays = {
+        name: np.frombuffer(data, t.dtype, math.prod(t.shape), t.start).reshape(t.shape)
+        for name, t in tensors.items()
+    }
+    return metadata, arrays
+
+
+class _Tensor(NamedTuple):
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int
+    """Where its bytes begin in the file."""
+
+
+def _header(start: bytes, n_bytes: int) -> tuple[dict[str, str], dict[str, _Tensor]]:
+    """The metadata and the tensors that the header of a file of `n_bytes` bytes declares.
+
+    Sound: the tensors fill the rest of the file, without a gap or an overlap.
+    """
+    n_header = int.from_bytes(start[:8], "little")
+    if n_bytes < 8 or n_header > n_bytes - 8:
+        found = f"{n_bytes} bytes and a header of {n_header}"
         raise Wrong("a header of 8 + n bytes within the file", found)
     if n_header > MAX_HEADER_BYTES:
         raise Wrong(f"a header of at most {MAX_HEADER_BYTES} bytes", f"{n_header}")
-    text = data[8 : 8 + n_header]
+    text = start[8 : 8 + n_header]
     if text[:1] != b"{":
         raise Wrong("a header that begins with '{'", quoted(text[:8]))
     header = json_object(text, "the header")
-    try:
-        tensors = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
-    except safetensors.SafetensorError as reason:
-        raise Wrong("a sound container", quoted(str(reason))) from None
-    arrays = {}
-    for name, tensor in tensors:
-        _keys(header[name], f"tensor {quoted(name)}", ("dtype", "shape", "data_offsets"))
-        dtype = _DTYPES.get(tensor["dtype"])
-        if dtype is None:
-            raise Wrong(f"tensor {quoted(name)} of {' or '.join(_DTYPES)}", tensor["dtype"])
-        if len(tensor["shape"]) > 2 or not all(1 <= n <= MAX_WIDTH for n in tensor["shape"]):
-            shape = f"1 or 2 sizes from 1 to {MAX_WIDTH}"
-            raise Wrong(f"tensor {quoted(name)} of {shape}", quoted(tensor["shape"]))
-        arrays[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
-    return header.get("__metadata__") or {}, arrays
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(type(v) is str for v in metadata.values()):
+        raise Wrong("the metadata as strings by name", quoted(metadata))
+    if len(header) > MAX_TENSORS:
+        raise Wrong(f"at most {MAX_TENSORS} tensors", f"{len(header)}")
+    tensors, at = {}, 8 + n_header
+    spans = {name: _span(name, entry) for name, entry in header.items()}
+    for name, (dtype, shape, begin, end) in sorted(spans.items(), key=lambda item: item[1][2]):
+        if begin != at - 8 - n_header:
+            expected = (
+                f"tensor {quoted(name)} at byte {at - 8 - n_header} of the data, without a gap"
+            )
+            raise Wrong(expected + " or an overlap", quoted(begin))
+        tensors[name] = _Tensor(dtype, shape, at)
+        at += end - begin
+    if at != n_bytes:
+        raise Wrong(f"{at} bytes in all, as the tensors need", f"{n_bytes}")
+    return metadata, tensors
+
+
+def _span(name: str, entry: Any) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
+    """dtype, shape, and the offsets in the data of a tensor that is sound in itself."""
+    what = f"tensor {quoted(name)}"
+    _keys(entry, what, ("dtype", "shape", "data_offsets"))
+    dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    if dtype is None:
+        raise Wrong(f"{what} of {' or '.join(_DTYPES)}", quoted(entry["dtype"]))
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    is_shape = isinstance(shape, list) and 1 <= len(shape) <= 2
+    if not is_shape or not all(type(n) is int and 1 <= n <= MAX_WIDTH for n in shape):
+        raise Wrong(f"{what} of 1 or 2 sizes from 1 to {MAX_WIDTH}", quoted(shape))
+    n_bytes = math.prod(shape) * dtype.itemsize  # Python's integers do not overflow
+    if not isinstance(offsets, list) or [type(n) for n in offsets] != [int, int]:
+        raise Wrong(f"{what} with data_offsets [begin, end]", quoted(offsets))
+    begin, end = offsets
+    if begin < 0 or end - begin != n_bytes:
+        raise Wrong(
+            f"{what} with {n_bytes} bytes for its shape {shape}", f"offsets {quoted(offsets)}"
+        )
+    return dtype, tuple(shape), begin, end
 
 
 def _build(about: dict[str, Any], arrays: _Arrays, metadata: dict[str, str]) -> ModelFile:
