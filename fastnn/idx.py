@@ -21,6 +21,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from fastnn.checks import most_unpacked
 from fastnn.errors import LoadError
 
 __all__ = ["MAX_BYTES", "header", "read", "stream", "write"]
@@ -31,7 +32,6 @@ MAX_BYTES = 2**32
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 16
 _MAX_DIMENSIONS = 32  # NumPy 1.x stops here; MNIST needs 3
-_MAX_DEFLATE_RATIO = 1032  # deflate codes at most 258 bytes in 2 bits: no stream expands more
 _TYPE_NAMES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32",
                0x0E: "float64"}  # fmt: skip
 
@@ -121,9 +121,9 @@ def _read_shape(source: _Plain | _Gzip, path: Path) -> tuple[int, ...]:
         expected = 4 + 4 * n_dimensions + n_bytes
         if source.size != expected:
             raise _error(path, f"{expected} bytes in all for shape {shape}", f"{source.size}")
-    elif n_bytes > source.size * _MAX_DEFLATE_RATIO:
-        found = f"a compressed file of {source.size} bytes, too short to hold them"
-        raise _error(path, f"{n_bytes} bytes for shape {shape}", found)
+    elif n_bytes > most_unpacked(source.size):
+        expected = f"at most {most_unpacked(source.size)} bytes from {source.size} compressed ones"
+        raise _error(path, expected, f"{n_bytes} for shape {shape}")
     return shape
 
 

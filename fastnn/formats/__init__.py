@@ -5,7 +5,7 @@ hostile until shown otherwise: what is declared is checked against what is prese
 allocated, nothing is imported, evaluated or unpickled, and only `LoadError` (or `OSError`) gets
 out. The modules of the formats touch no file: they turn bytes into a ModelFile and back, and this
 one moves the bytes. To add a format: a module with FORMAT, `parse` and `pieces`, and a line here;
-where a file can be judged by its first bytes, START_BYTES and `check_start` as well.
+`precheck` as well where a file can be judged before all of it is read.
 
 docs/format.md describes the formats.
 """
@@ -87,8 +87,8 @@ def _read(path: Path, max_bytes: int, module: ModuleType) -> bytes:
         n_bytes = status.st_size
         if n_bytes > max_bytes:
             raise Wrong(f"at most {max_bytes} bytes (max_bytes=)", f"{n_bytes}")
-        if hasattr(module, "check_start"):
-            module.check_start(file.read(min(n_bytes, module.START_BYTES)), n_bytes)
+        if hasattr(module, "precheck"):
+            module.precheck(file, max_bytes)
             file.seek(0)
         data = file.read(n_bytes + 1)  # almost always all: no copy is made
         while len(data) <= n_bytes and (piece := file.read(n_bytes + 1 - len(data))):

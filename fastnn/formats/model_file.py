@@ -21,6 +21,7 @@ from fastnn.quantize import Calibration
 
 MAX_LAYERS = 256
 MAX_WIDTH = 2**24  # of a layer
+_MAX_OBJECTS = 4096  # of a JSON text: 256 layers have two each
 
 TASKS = ("classify", "regress")
 
@@ -102,7 +103,13 @@ def quoted(value: object) -> str:
 def json_object(text: str | bytes, what: str) -> dict[str, Any]:
     """A JSON object without a duplicate key, NaN or Infinity."""
 
+    n_objects = 0
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal n_objects
+        n_objects += 1
+        if n_objects > _MAX_OBJECTS:
+            raise Wrong(f"at most {_MAX_OBJECTS} objects in {what}", "more")
         found = dict(pairs)
         if len(found) < len(pairs):
             twice = Counter(name for name, _ in pairs).most_common(1)[0][0]

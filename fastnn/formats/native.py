@@ -17,10 +17,11 @@ Source: https://github.com/huggingface/safetensors (format), docs/format.md (our
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import struct
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,14 +42,14 @@ FORMAT = "safetensors"
 VERSION = 1
 KEY = "fastnn"
 MAX_HEADER_BYTES = 1 << 20
-START_BYTES = 8 + MAX_HEADER_BYTES
 
 _KINDS = ("dense",)
 _UNITS = ("scale", "mean", "std")
 MAX_TENSORS = 2 * MAX_LAYERS + len(_UNITS)
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 _LABELS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "str")
-_MAX_LABEL = 1000  # characters
+_MAX_LABEL = 1000  # characters ...
+_MAX_LABELS = 1 << 22  # ... and of all labels, each as wide as the widest
 
 _Arrays = dict[str, npt.NDArray[Any]]
 
@@ -105,6 +106,9 @@ def _describe(model_file: ModelFile) -> dict[str, Any]:
                 raise ValueError(
                     f"write: classes has {width} characters, wanted at most {_MAX_LABEL}"
                 )
+            if width * len(labels) > _MAX_LABELS:
+                found = f"{len(labels)} labels of {width} characters"
+                raise ValueError(f"write: classes are {found}, wanted {_MAX_LABELS} in all at most")
             classes["width"] = width
     units = {
         name: value for name in _UNITS if isinstance(value := getattr(model_file, name), float)
@@ -132,9 +136,11 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
     return _build(about, arrays, metadata)
 
 
-def check_start(start: bytes, n_bytes: int) -> None:
-    """Refuse a file of `n_bytes` bytes by its first START_BYTES, before the rest is read."""
-    _header(start, n_bytes)
+def precheck(file: BinaryIO, max_bytes: int) -> None:
+    """Refuse a file by its header, before there is room for the rest."""
+    n_bytes = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    _header(file.read(8 + MAX_HEADER_BYTES), n_bytes)
 
 
 def _open(data: bytes) -> tuple[dict[str, str], _Arrays]:
@@ -292,6 +298,8 @@ def _classes(entry: Any) -> npt.NDArray[Any] | None:
     longest = max(map(len, values), default=0)
     if type(width) is not int or not max(1, longest) <= width <= _MAX_LABEL:
         raise Wrong(f"classes of a width from {longest} to {_MAX_LABEL}", quoted(width))
+    if width * len(values) > _MAX_LABELS:
+        raise Wrong(f"classes of {_MAX_LABELS} characters in all", f"{len(values)} of {width}")
     return np.array(values, f"<U{width}")
 
 

@@ -8,8 +8,9 @@
                                                           name, and float64 (layers, 2) of lo, hi
 
 Invariant: the .npy headers are read by the one regular expression `_HEADER`, never evaluated, and
-never unpickled; an entry is unpacked only after its header, its declared size and the dtypes that
-are allowed agree. There is no default for `activations`: a guess would give wrong answers.
+never unpickled; an entry is unpacked only after its header, its declared size, the dtypes that are
+allowed and what an entry of its name can need (`_MOST`) agree. There is no default for
+`activations`: a guess would give wrong answers.
 
 Source: the .npy format, numpy.lib.format; docs/format.md.
 """
@@ -20,13 +21,13 @@ import io
 import json
 import math
 import re
-import struct
 import zipfile
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from fastnn.formats import archive
 from fastnn.formats.model_file import (
     MAX_LAYERS,
     MAX_WIDTH,
@@ -44,6 +45,15 @@ FORMAT = "npz"
 _CALIBRATION = ("calibration_input", "calibration_ranges", "calibration_taps")
 _STRINGS = ("task", "metadata", "precision", "calibration_input")
 _OPTIONAL = ("classes", "task", "scale", "mean", "std", "metadata", "precision", *_CALIBRATION)
+_MAX_ENTRIES = 2 * MAX_LAYERS + 1 + len(_OPTIONAL)
+_NAME = re.compile(rf"(?:[Wb][0-9]{{1,3}}|activations|{'|'.join(_OPTIONAL)})\.npy")
+_MOST = {  # values, and characters of each
+    "activations": (MAX_LAYERS, 1000),
+    "classes": (1 << 16, 1000),
+    **dict.fromkeys(("task", "precision", "calibration_input"), (1, 100)),
+    "metadata": (1, 1 << 20),
+    **dict.fromkeys(("calibration_ranges", "calibration_taps"), (2 * MAX_LAYERS, 0)),
+}
 _MAX_HEADER_BYTES = 4096
 _HEADER = re.compile(
     r"\{'descr': '(?P<order>[<>|])(?P<kind>[fiubU])(?P<size>[1-9]\d{0,8})', "
@@ -52,8 +62,8 @@ _HEADER = re.compile(
 )
 _KINDS = {"f": (4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "b": (1,)}  # sizes in bytes
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date of zip: the same model gives the same bytes
-_ACTIVATION = re.compile(r"(\w+)(?:\(([^()]*)\))?")
-_PARAMETER = re.compile(r" *(\w+) *= *([-+.\w]+) *")
+_ACTIVATION = re.compile(r"(\w+)(?:\(([^()]*)\))?", re.ASCII)
+_PARAMETER = re.compile(r" *(\w+) *= *([-+.\w]+) *", re.ASCII)
 
 _Arrays = dict[str, npt.NDArray[Any]]
 
@@ -77,11 +87,11 @@ def pieces(model_file: ModelFile) -> list[bytes | memoryview]:
         if model_file.calibration.taps:
             entries["calibration_taps"] = np.array(model_file.calibration.taps, np.int64)
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:  # stored: weights hardly shrink
+    with zipfile.ZipFile(packed, "w") as zipped:  # stored: weights hardly shrink
         for name, value in entries.items():
             entry = io.BytesIO()
             np.save(entry, np.asarray(value), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), entry.getbuffer())
+            zipped.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), entry.getbuffer())
     return [packed.getbuffer()]
 
 
@@ -172,60 +182,29 @@ def _layer(what: str, text: str, weight: npt.NDArray[Any], bias: npt.NDArray[Any
     return checked(what, build)
 
 
+def precheck(file: BinaryIO, max_bytes: int) -> None:
+    """Refuse a file by its directory, before there is room for the rest."""
+    with archive.opened(file, max_bytes, _MAX_ENTRIES, _check_name):
+        pass
+
+
 def _unpack(data: bytes, max_bytes: int) -> _Arrays:
-    """The arrays by name. Nothing is unpacked before all declared sizes are known to fit."""
-    # A zip may have anything before, between and after its entries; here it may not.
-    if data[:4] != b"PK\x03\x04":
-        raise Wrong("a zip archive from the first byte on", quoted(data[:4]))
-    if data[-22:-18] != b"PK\x05\x06" or data[-2:] != b"\0\0":
-        raise Wrong("a zip directory that ends the file", "other bytes there")
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            _check_entries(entries, max_bytes)
-            end = 0
-            for entry in sorted(entries, key=lambda entry: entry.header_offset):
-                if entry.header_offset != end:
-                    raise Wrong(f"an entry at byte {end}", f"one at {entry.header_offset}")
-                end += 30 + sum(struct.unpack_from("<HH", data, end + 26)) + entry.compress_size
-            if end != archive.start_dir:
-                raise Wrong(f"the directory at byte {end}", f"it at {archive.start_dir}")
-            return {entry.filename[:-4]: _array(archive, entry) for entry in entries}
-    except Wrong:
-        raise
-    except Exception as reason:  # zipfile has no one type for a damaged archive, but a dozen
-        raise Wrong("an intact zip archive", quoted(f"{type(reason).__name__}: {reason}")) from None
+    """The arrays by name."""
+    with archive.opened(data, max_bytes, _MAX_ENTRIES, _check_name) as (zipped, entries):
+        return {entry.filename[:-4]: _array(zipped, entry) for entry in entries}
 
 
-def _check_entries(entries: list[zipfile.ZipInfo], max_bytes: int) -> None:
-    most = 2 * MAX_LAYERS + 1 + len(_OPTIONAL)
-    if len(entries) > most:
-        raise Wrong(f"at most {most} entries", f"{len(entries)}")
-    names = set()
-    for entry in entries:
-        if entry.filename in names:
-            raise Wrong("each entry once", f"{quoted(entry.filename)} twice")
-        names.add(entry.filename)
-        if not re.fullmatch(
-            rf"(?:[Wb]\d{{1,3}}|activations|{'|'.join(_OPTIONAL)})\.npy", entry.filename
-        ):
-            raise Wrong(
-                f"only the entries W0, b0, ..., activations, {', '.join(_OPTIONAL)}",
-                quoted(entry.filename),
-            )
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise Wrong("entries stored or deflated", f"method {entry.compress_type}")
-        if entry.flag_bits & 0x1:
-            raise Wrong("entries without a password", f"{entry.filename} with one")
-    total = sum(entry.file_size for entry in entries)
-    if total > max_bytes:
-        raise Wrong(f"at most {max_bytes} bytes unpacked (max_bytes=)", f"{total}")
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise Wrong(
+            f"only the entries W0, b0, ..., activations, {', '.join(_OPTIONAL)}", quoted(name)
+        )
 
 
-def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> npt.NDArray[Any]:
+def _array(zipped: archive.Archive, entry: archive.Entry) -> npt.NDArray[Any]:
     """One .npy entry. Its declared size equals what its header needs before it is unpacked."""
     what = entry.filename
-    with archive.open(entry) as file:
+    with zipped.open(entry) as file:
         start = file.read(10)
         if start[:8] != b"\x93NUMPY\x01\x00" or len(start) < 10:
             raise Wrong(f"{what} in version 1.0 of the .npy format", quoted(start))
@@ -242,13 +221,15 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> npt.NDArray[Any]
         shape = tuple(int(n) for n in match["shape"].split(",") if n)
         if len(shape) > 2 or not all(1 <= n <= MAX_WIDTH for n in shape):
             raise Wrong(f"{what} of at most 2 sizes from 1 to {MAX_WIDTH}", quoted(shape))
+        most, length = _MOST.get(what[:-4], (MAX_WIDTH**2, MAX_WIDTH))
+        if math.prod(shape) > most or (kind == "U" and size > max(length, 1)):
+            expected = f"{what} of at most {most} values of at most {length} characters"
+            raise Wrong(expected, f"shape {quoted(shape)} of {kind}{size}")
         n_bytes = math.prod(shape) * size * (4 if kind == "U" else 1)
         if entry.file_size != 10 + n_header + n_bytes:
             found = f"{entry.file_size}"
             raise Wrong(f"{what} of {10 + n_header + n_bytes} bytes for shape {shape}", found)
         content = file.read(n_bytes)
-    if len(content) != n_bytes:
-        raise Wrong(f"{n_bytes} bytes of {what}", f"{len(content)}")
     order = match["order"].replace("|", "")
     if kind == "b" and max(content) > 1:
         raise Wrong(f"{what} of booleans 0 and 1", f"{max(content)}")

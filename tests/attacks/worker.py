@@ -1,0 +1,87 @@
+"""Loads files as they come, in one process under a limit on its memory, and says what that took.
+
+    python -m attacks.worker ROOM      (in tests/)
+
+Reads a path a line from stdin, writes a JSON object a line to stdout: `outcome` ("loaded", or the
+name of the exception), `message`, CPU `seconds`, and `mib`, the peak of its resident memory above
+what it was before the first file. ROOM: MiB of address space above that; 0: no limit.
+A file that loads is used: a row is predicted, and has to be finite.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import fastnn
+from fastnn import formats, idx
+
+PAGE = resource.getpagesize()
+
+
+def load(path: Path) -> None:
+    """What the file's suffix asks for. Whatever it raises is what the file is judged by."""
+    if path.suffix not in formats.SUFFIXES:
+        whole = idx.read(path)
+        blocks = list(idx.stream(path, 1))
+        assert sum(len(block) for block in blocks) == len(whole)
+        return
+    model = fastnn.load(path)
+    for layer in model.layers:
+        assert np.isfinite(layer.weight).all()
+        assert np.isfinite(layer.bias).all()
+    answer = model.forward(np.ones((1, model.n_inputs), np.uint8))
+    assert np.ravel(answer).shape == (model.n_outputs,)
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def status(field: str) -> int:
+    """A field of /proc/self/status in KiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1])
+    raise KeyError(field)
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def judge(path: Path) -> dict[str, object]:
+    outcome, message = "loaded", ""
+    start = cpu_seconds()
+    try:
+        load(path)
+    except Exception as error:
+        outcome, message = type(error).__name__, str(error)
+        if isinstance(error, OSError):
+            outcome = "OSError"
+    return {"outcome": outcome, "message": message, "seconds": cpu_seconds() - start}
+
+
+def main(room_mib: int) -> None:
+    for line in sys.stdin:  # the first files are sound: what they import is no file's fault
+        path = line.rstrip("\n")
+        if not path:
+            break
+        judge(Path(path))
+    idle = status("VmRSS")
+    if room_mib:
+        limit = status("VmSize") * 1024 + room_mib * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    for line in sys.stdin:
+        forget_peak()
+        found = judge(Path(line.rstrip("\n")))
+        print(json.dumps({**found, "mib": (status("VmHWM") - idle) / 1024}), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
