@@ -208,10 +208,10 @@ def _told(directory: bytes, at: int) -> tuple[Entry, int, int]:
         raise Wrong(f"{what} without extra fields and comments", "some in the directory")
     if flags & 0x41:
         raise Wrong("entries without a password", f"{what} with one")
-    if flags & ~_FLAGS or version > _VERSION:
-        raise Wrong(f"{what} plain", f"the flags {flags:#x} and version {version}")
     if method not in (_STORED, _DEFLATED):
         raise Wrong("entries stored or deflated", f"method {method}")
+    if flags & ~_FLAGS or version > _VERSION:
+        raise Wrong(f"{what} plain", f"the flags {flags:#x} and version {version}")
     if stat.S_IFMT(attributes >> 16) not in (0, stat.S_IFREG):
         raise Wrong(f"{what} to be a file", f"the mode {attributes >> 16:#o}")
     if _UNSAID in (size, packed, offset):

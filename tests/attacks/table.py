@@ -1,16 +1,21 @@
 """Which hostile files there are for which format, and what a refusal may cost.
 
-Invariant: every suffix of `fastnn.formats.SUFFIXES` has a line here, and so have the other readers
-of files that are not trusted. A format whose reader is not built in is left out until it is.
+Invariant: every suffix that `fastnn.formats` reads has a line here, and so have the other readers
+of files that are not trusted. A format whose reader or whose library is missing is left out.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import importlib.util
 from collections.abc import Mapping
 
-from attacks import idx_files, native_files, npz_files
 from attacks.kinds import Attack
+from fastnn import formats
+
+READ = tuple(formats._MODULES)
+"""The suffixes that are read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +26,48 @@ class Format:
     attacks: Mapping[str, Attack]
     most_seconds: float = 0.1
     """Of CPU time, for one file."""
+    step: int = 1
+    """Of so many bytes one has a bit flipped."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    module: str
+    names: str = ""
+    needs: str = ""
+    most_seconds: float = 0.1
+    step: int = 1
+
+
+# HDF5 is read by a process of its own, which has to start: half a second, most of it for h5py.
+_LINES = {
+    ".safetensors": _Line("native_files"),
+    ".npz": _Line("npz_files"),
+    ".idx": _Line("idx_files"),
+    ".onnx": _Line("onnx_files", needs="onnx"),
+    ".keras": _Line("keras_files", "KERAS_", "h5py", 3.0, 61),
+    ".h5": _Line("keras_files", "H5_", "h5py", 3.0, 61),
+    ".hdf5": _Line("keras_files", "H5_", "h5py", 3.0, 331),
+}
+
+
+def _format(line: _Line) -> Format:
+    module = importlib.import_module(f"attacks.{line.module}")
+    seeds, attacks = (getattr(module, f"{line.names}{kind}") for kind in ("SEEDS", "ATTACKS"))
+    return Format(seeds, attacks, line.most_seconds, line.step)
+
+
+def _is_here(suffix: str, line: _Line) -> bool:
+    is_read = suffix in READ or suffix == ".idx"
+    return is_read and (not line.needs or importlib.util.find_spec(line.needs) is not None)
 
 
 FORMATS: dict[str, Format] = {
-    ".safetensors": Format(native_files.SEEDS, native_files.ATTACKS),
-    ".npz": Format(npz_files.SEEDS, npz_files.ATTACKS),
-    ".idx": Format(idx_files.SEEDS, idx_files.ATTACKS),
+    suffix: _format(line) for suffix, line in _LINES.items() if _is_here(suffix, line)
 }
+MISSING = {
+    suffix: line.needs
+    for suffix, line in _LINES.items()
+    if suffix in READ and not _is_here(suffix, line)
+}
+"""What is read, and cannot be tested here, by the package that is needed."""
