@@ -113,7 +113,9 @@ def _read_shape(source: _Plain | _Gzip, path: Path) -> tuple[int, ...]:
         raise _error(path, f"1 to {_MAX_DIMENSIONS} dimensions", f"{n_dimensions}")
     sizes = _take_exactly(source, 4 * n_dimensions, path, "header")
     shape = struct.unpack(f">{n_dimensions}I", sizes)
-    # Zero sizes are left out: (0, 2**32 - 1, 2**32 - 1, 2**32 - 1) is empty, yet overflows NumPy.
+    if not all(shape[1:]):  # or a file of 12 bytes would have four billion rows of nothing
+        raise _error(path, "sizes of at least 1, but for the first", f"{shape}")
+    # The first may be 0: (0, 2**32 - 1, 2**32 - 1, 2**32 - 1) is empty, yet overflows NumPy.
     if math.prod(size for size in shape if size) > np.iinfo(np.intp).max:
         raise _error(path, "sizes whose product can be addressed", f"{shape}")
     n_bytes = math.prod(shape)
@@ -181,8 +183,10 @@ def header(shape: tuple[int, ...]) -> bytes:
     """The header of an IDX file of uint8 elements of this shape."""
     if not 1 <= len(shape) <= _MAX_DIMENSIONS:
         raise ValueError(f"header: shape has {len(shape)} axes, wanted 1 to {_MAX_DIMENSIONS}")
-    if max(shape) >= 2**32:
-        raise ValueError(f"header: shape is {shape}, wanted sizes below 2**32")
+    if max(shape) >= 2**32 or not all(shape[1:]):
+        raise ValueError(
+            f"header: shape is {shape}, wanted sizes from 1 to 2**32 - 1, the first from 0"
+        )
     return struct.pack(f">HBB{len(shape)}I", 0, 0x08, len(shape), *shape)
 
 

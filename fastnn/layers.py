@@ -158,8 +158,8 @@ def _float32(what: str, values: npt.ArrayLike) -> npt.NDArray[np.float32]:
 def _owner(array: npt.NDArray[Any]) -> object:
     """Whose memory it is."""
     owner: object = array
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
     return owner
 
 

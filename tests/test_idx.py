@@ -10,7 +10,7 @@ import pytest
 from fastnn import idx
 from fastnn.errors import LoadError
 
-SHAPES = [(0,), (1,), (7,), (5, 3), (4, 28, 28), (0, 28, 28), (3, 0), (2, 1, 2, 1, 2)]
+SHAPES = [(0,), (1,), (7,), (5, 3), (4, 28, 28), (0, 28, 28), (2, 1, 2, 1, 2)]
 
 
 def some(shape):
@@ -42,7 +42,11 @@ def test_write_is_reproducible_and_takes_views(tmp_path):
     np.testing.assert_array_equal(idx.read(tmp_path / "a.gz"), array[::2, ::-1])
 
 
-@pytest.mark.parametrize("array", [np.zeros(3), np.zeros((), np.uint8)], ids=["dtype", "axes"])
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros(3), np.zeros((), np.uint8), np.zeros((3, 0), np.uint8)],
+    ids=["dtype", "axes", "rows of nothing"],
+)
 def test_write_refuses(tmp_path, array):
     with pytest.raises(ValueError, match="wanted"):
         idx.write(tmp_path / "a", array)
@@ -85,6 +89,7 @@ BAD = {
     "unknown type": (b"\0\0\x07\x01\0\0\0\0", "0x07 .an unknown type."),
     "no axes": (b"\0\0\x08\x00\x01", "1 to 32 dimensions, found 0"),
     "too many axes": (b"\0\0\x08\xff" + bytes(4 * 255), "1 to 32 dimensions, found 255"),
+    "rows of nothing": (b"\0\0\x08\x02\x7f\xff\xff\xff\0\0\0\0", "at least 1, but for the first"),
     "overflow": (b"\0\0\x08\x03" + b"\xff" * 12, "can be addressed"),
     "overflow beside 0": (b"\0\0\x08\x04" + bytes(4) + b"\xff" * 12, "can be addressed"),
 }

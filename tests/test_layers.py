@@ -31,6 +31,8 @@ def test_views_of_bytes_are_kept_and_others_copied():
     padded = b"\0" * 4 + values.tobytes()
     ours = np.frombuffer(padded, np.float32, 6, 4).reshape(2, 3)
     assert np.shares_memory(Dense(ours, np.zeros(3)).weight, ours)
+    view = np.frombuffer(memoryview(padded)[4:], np.float32).reshape(2, 3)
+    assert np.shares_memory(Dense(view, np.zeros(3)).weight, ours)
     may_change = np.frombuffer(bytearray(padded), np.float32, 6, 4).reshape(2, 3)
     may_change.flags.writeable = False  # its owner may still write
     askew = np.frombuffer(b"\0" + values.tobytes(), np.float32, 6, 1).reshape(2, 3)

@@ -25,7 +25,12 @@ MAX_IMPORT_S = 0.020
 PIP = ["-m", "pip", "--disable-pip-version-check"]
 IN_SDIST = ["setup.py", "csrc/kernel.h", "fastnn/_core.pyx", "tests/conftest.py", "LICENSE"]
 IN_WHEEL = ["fastnn/py.typed", "fastnn/_core.pyi", "fastnn/sample/LICENSE.md"]
-SOURCE_TESTS = ["harness", "house", "packaging", "broken_kernel"]  # of the tree: they need what builds it
+SOURCE_TESTS = [
+    "harness",
+    "house",
+    "packaging",
+    "broken_kernel",
+]  # of the tree: they need what builds it
 NOT_IN_WHEEL = (".c", ".h", ".pyx", ".pxd", ".o", ".pyc")
 
 IMPORT_TIME = """

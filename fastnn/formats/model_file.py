@@ -78,7 +78,13 @@ class ModelFile:
 
 
 class Wrong(Exception):
-    """(expected, found): a flaw of a file, told without its name, which `formats.read` adds."""
+    """(expected, found): a flaw of a file, told without its name, which `formats.read` adds.
+
+    Both may hold words of the file: what is not printable in them is escaped.
+    """
+
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(*(s if s.isprintable() else ascii(s)[1:-1] for s in (expected, found)))
 
 
 def checked(what: str, build: Callable[[], T]) -> T:

@@ -26,15 +26,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.formats.model_file import (
-    MAX_LAYERS,
-    MAX_WIDTH,
-    ModelFile,
-    Wrong,
-    checked,
-    json_object,
-    quoted,
-)
+from fastnn.formats.model_file import MAX_WIDTH, ModelFile, Wrong, checked, json_object, quoted
 from fastnn.layers import Dense
 from fastnn.quantize import Calibration
 
@@ -45,7 +37,14 @@ MAX_HEADER_BYTES = 1 << 20
 
 _KINDS = ("dense",)
 _UNITS = ("scale", "mean", "std")
-MAX_TENSORS = 2 * MAX_LAYERS + len(_UNITS)
+MAX_TENSORS = 4096  # of any program's file; ours have two a layer
+_MAX_DIMENSIONS = 8
+_SIZES = {  # bytes, by the dtypes of safetensors
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 _LABELS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "str")
 _MAX_LABEL = 1000  # characters ...
@@ -128,12 +127,12 @@ def _describe(model_file: ModelFile) -> dict[str, Any]:
 
 def parse(data: bytes, max_bytes: int) -> ModelFile:
     """The model in the bytes of a native file, which unpack to no more than themselves."""
-    metadata, arrays = _open(data)
+    metadata, tensors = container(data)
     if KEY not in metadata:
         found = f"the metadata keys {quoted(sorted(metadata))}"
         raise Wrong(f"the metadata key {KEY!r} of a fastnn model", found)
     about = json_object(metadata.pop(KEY), f"the metadata {KEY!r}")
-    return _build(about, arrays, metadata)
+    return _build(about, {tensor.name: _array(tensor) for tensor in tensors}, metadata)
 
 
 def precheck(file: BinaryIO, max_bytes: int) -> None:
@@ -143,24 +142,47 @@ def precheck(file: BinaryIO, max_bytes: int) -> None:
     _header(file.read(8 + MAX_HEADER_BYTES), n_bytes)
 
 
-def _open(data: bytes) -> tuple[dict[str, str], _Arrays]:
-    """The metadata and the arrays of a safetensors file: views of its bytes."""
-    metadata, tensors = _header(data, len(data))
-    arrays = {
-        name: np.frombuffer(data, t.dtype, math.prod(t.shape), t.start).reshape(t.shape)
-        for name, t in tensors.items()
-    }
-    return metadata, arrays
+class Tensor(NamedTuple):
+    """An entry of a container: its bytes are as many as dtype and shape need."""
+
+    name: str
+    dtype: str  # as safetensors calls it
+    shape: list[int]
+    data: memoryview  # of the file's bytes
 
 
-class _Tensor(NamedTuple):
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
+def container(data: bytes) -> tuple[dict[str, str], list[Tensor]]:
+    """The metadata and the tensors of a safetensors file, whoever wrote it."""
+    metadata, spans = _header(data, len(data))
+    view = memoryview(data)
+    return metadata, [
+        Tensor(name, span.dtype, span.shape, view[span.start : span.end])
+        for name, span in spans.items()
+    ]
+
+
+def _array(tensor: Tensor) -> npt.NDArray[Any]:
+    """A tensor of our own format, read-only."""
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise Wrong(f"tensor {quoted(tensor.name)} of {' or '.join(_DTYPES)}", tensor.dtype)
+    if len(tensor.shape) not in (1, 2) or not all(tensor.shape):
+        wanted = f"1 or 2 sizes from 1 to {MAX_WIDTH}"
+        raise Wrong(f"tensor {quoted(tensor.name)} of {wanted}", quoted(tensor.shape))
+    return np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
+
+
+class _Span(NamedTuple):
+    """What the header says of a tensor."""
+
+    dtype: str
+    shape: list[int]
     start: int
-    """Where its bytes begin in the file."""
+    end: int
+    """Of its bytes, in the file."""
 
 
-def _header(start: bytes, n_bytes: int) -> tuple[dict[str, str], dict[str, _Tensor]]:
+def _header(start: bytes, n_bytes: int) -> tuple[dict[str, str], dict[str, _Span]]:
     """The metadata and the tensors that the header of a file of `n_bytes` bytes declares.
 
     Sound: the tensors fill the rest of the file, without a gap or an overlap.
@@ -180,41 +202,37 @@ def _header(start: bytes, n_bytes: int) -> tuple[dict[str, str], dict[str, _Tens
         raise Wrong("the metadata as strings by name", quoted(metadata))
     if len(header) > MAX_TENSORS:
         raise Wrong(f"at most {MAX_TENSORS} tensors", f"{len(header)}")
-    tensors, at = {}, 8 + n_header
-    spans = {name: _span(name, entry) for name, entry in header.items()}
-    for name, (dtype, shape, begin, end) in sorted(spans.items(), key=lambda item: item[1][2]):
-        if begin != at - 8 - n_header:
-            expected = (
-                f"tensor {quoted(name)} at byte {at - 8 - n_header} of the data, without a gap"
-            )
-            raise Wrong(expected + " or an overlap", quoted(begin))
-        tensors[name] = _Tensor(dtype, shape, at)
-        at += end - begin
+    first = at = 8 + n_header
+    spans = {name: _span(name, entry, first) for name, entry in header.items()}
+    spans = dict(sorted(spans.items(), key=lambda item: item[1][2:]))
+    for name, span in spans.items():
+        if span.start != at:
+            where = f"at byte {at - first} of the data, without a gap or an overlap"
+            raise Wrong(f"tensor {quoted(name)} {where}", quoted(span.start - first))
+        at = span.end
     if at != n_bytes:
         raise Wrong(f"{at} bytes in all, as the tensors need", f"{n_bytes}")
-    return metadata, tensors
+    return metadata, spans
 
 
-def _span(name: str, entry: Any) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
-    """dtype, shape, and the offsets in the data of a tensor that is sound in itself."""
+def _span(name: str, entry: Any, first: int) -> _Span:
+    """An entry that is sound in itself; the data begin at byte `first`."""
     what = f"tensor {quoted(name)}"
     _keys(entry, what, ("dtype", "shape", "data_offsets"))
-    dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
-    if dtype is None:
-        raise Wrong(f"{what} of {' or '.join(_DTYPES)}", quoted(entry["dtype"]))
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    is_shape = isinstance(shape, list) and 1 <= len(shape) <= 2
-    if not is_shape or not all(type(n) is int and 1 <= n <= MAX_WIDTH for n in shape):
-        raise Wrong(f"{what} of 1 or 2 sizes from 1 to {MAX_WIDTH}", quoted(shape))
-    n_bytes = math.prod(shape) * dtype.itemsize  # Python's integers do not overflow
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _SIZES:
+        raise Wrong(f"{what} of one of the dtypes {', '.join(_SIZES)}", quoted(dtype))
+    is_shape = isinstance(shape, list) and len(shape) <= _MAX_DIMENSIONS
+    if not is_shape or not all(type(n) is int and 0 <= n <= MAX_WIDTH for n in shape):
+        raise Wrong(f"{what} of up to {_MAX_DIMENSIONS} sizes up to {MAX_WIDTH}", quoted(shape))
+    n_bytes = math.prod(shape) * _SIZES[dtype]  # Python's integers do not overflow
     if not isinstance(offsets, list) or [type(n) for n in offsets] != [int, int]:
         raise Wrong(f"{what} with data_offsets [begin, end]", quoted(offsets))
     begin, end = offsets
     if begin < 0 or end - begin != n_bytes:
-        raise Wrong(
-            f"{what} with {n_bytes} bytes for its shape {shape}", f"offsets {quoted(offsets)}"
-        )
-    return dtype, tuple(shape), begin, end
+        found = f"offsets {quoted(offsets)}"
+        raise Wrong(f"{what} with {n_bytes} bytes for its shape {shape}", found)
+    return _Span(dtype, shape, first + begin, first + end)
 
 
 def _build(about: dict[str, Any], arrays: _Arrays, metadata: dict[str, str]) -> ModelFile:
@@ -262,7 +280,7 @@ def _layer(i: int, entry: Any, arrays: _Arrays) -> Dense:
     parameters = entry["parameters"]
     if not isinstance(parameters, dict):
         raise Wrong(f"{what} with its parameters by name", quoted(parameters))
-    values = {name: _number(value, f"{what}: {name}") for name, value in parameters.items()}
+    values = {n: _number(value, f"{what}: {quoted(n)}") for n, value in parameters.items()}
     weight, bias = arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]
     return checked(what, lambda: Dense(weight, bias, entry["activation"], **values))
 

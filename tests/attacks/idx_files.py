@@ -45,6 +45,8 @@ ATTACKS: dict[str, Attack] = {
     "2^96 declared beside a zero": idx(b"", (0, *[2**32 - 1] * 31)),
     "beyond max_bytes, sparse": sparse(idx(b"", (2**32 - 1, 2)), 12 + 2 * (2**32 - 1)),
     "1 TB sparse": sparse(idx(b"", (10,)), 2**40),
+    "four billion rows of nothing": idx(b"", (2**32 - 1, 0)),
+    "4 billion rows of 28 x 0": idx(b"", (2**32 - 1, 28, 0)),
     # gzip
     "gzip cut off in its header": gzip(_SOUND)[:7],
     "gzip cut off in its data": cut(gzip(_SOUND), 20),

@@ -1,0 +1,73 @@
+"""Fuzzes a reader: python -m fuzz SUFFIX [option of libFuzzer ...]
+
+    python -m fuzz .npz -max_total_time=60
+    python -m fuzz .npz -runs=1000000
+
+The corpus grows in build/fuzz/; what is found is left there too, as crash-..., for fuzz/found. At
+the end: how many inputs were accepted. A run that finds something ends with a traceback.
+"""
+
+from __future__ import annotations
+
+import atexit
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))  # where the attacks are
+
+with atheris.instrument_imports(include=["fastnn.formats", "fastnn.idx", "fastnn.checks"]):
+    from fastnn import checks, formats, idx  # noqa: F401
+    from fastnn.formats import model_file
+
+    for name in set(formats._MODULES.values()):
+        __import__(f"fastnn.formats.{name}")
+    from fuzz.mutate import MUTATORS
+    from fuzz.targets import target
+
+assert model_file
+
+
+def main() -> None:
+    suffix, *options = sys.argv[1:]
+    from attacks.table import FORMATS
+
+    corpus = ROOT / "build" / "fuzz" / suffix.removeprefix(".")
+    corpus.mkdir(parents=True, exist_ok=True)
+    for i, seed in enumerate(FORMATS[suffix].seeds.values()):
+        (corpus / f"seed{i}").write_bytes(seed)
+    mutator, counts = MUTATORS.get(suffix), [0, 0]
+    folder = tempfile.TemporaryDirectory(dir="/dev/shm", prefix="fastnn-fuzz-")
+    run = target(suffix, Path(folder.name))
+
+    def test_one_input(data: bytes) -> None:
+        counts[0] += 1
+        counts[1] += run(data)
+
+    def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        found = mutator(data, rng) if mutator is not None and rng.randrange(4) else None
+        if found is None or len(found) > max_size:
+            found = atheris.Mutate(data, max_size)
+        return found
+
+    def report() -> None:
+        folder.cleanup()
+        print(f"{suffix}: {counts[0]} executions, {counts[1]} accepted")
+
+    atexit.register(report)
+    arguments = [sys.argv[0], f"-artifact_prefix={corpus}/", "-max_len=4096", "-timeout=10"]
+    atheris.Setup(
+        [*arguments, "-rss_limit_mb=1024", *options, str(corpus)],
+        test_one_input,
+        custom_mutator=mutate,
+    )
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
