@@ -22,7 +22,7 @@ SANITIZED := build/sanitize/tree
 
 .DELETE_ON_ERROR:
 .PHONY: always help run build test test-sanitized test-neon test-wheel harness harness-sanitized \
-        exhaustive bench shapes threads overhead lint clean
+        exhaustive fuzz bench shapes threads load-time overhead lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -59,6 +59,12 @@ test-neon: $(VENV)/with-test  ## the C harness for aarch64 under qemu; its hashe
 test-wheel: $(VENV)/with-test  ## sdist -> wheel -> clean environment outside the tree -> tests
 	$(PY) tools/check_wheel.py $(ARGS)
 
+fuzz: $(VENV)/with-fuzz  ## each reader for a minute; ARGS=-runs=1000000 for longer
+	@for suffix in $$($(PY) -c 'from fuzz.mutate import MUTATORS; print(*MUTATORS)'); do \
+	    echo "$$suffix"; \
+	    $(PY) -m fuzz $$suffix $(or $(ARGS),-max_total_time=60) || exit 1; \
+	done
+
 bench: $(VENV)/with-bench  ## measure fastnn beside its rivals
 	$(PY) -m benchmarks.compare $(ARGS)
 
@@ -67,6 +73,9 @@ shapes: $(VENV)/with-bench  ## look for cliffs: 300 shapes, neighbours compared
 
 threads: $(VENV)/with-bench  ## two threads, and more, beside one
 	$(PY) -m benchmarks.threads $(ARGS)
+
+load-time: $(VENV)/with-bench  ## how long 48 MB take to be ready, beside np.fromfile
+	$(PY) -m benchmarks.load $(ARGS)
 
 overhead: $(VENV)/with-bench  ## what a call from Python costs beside the network
 	$(PY) -m benchmarks.overhead $(ARGS)

@@ -8,3 +8,10 @@
 Invariant: an input is a file of the format, so what is found can be kept, looked at and replayed
 without atheris. Seeds are those of tests/attacks. docs/fuzzing.md has the runs so far.
 """
+
+import sys
+from pathlib import Path
+
+_TESTS = str(Path(__file__).resolve().parent.parent / "tests")  # whose attacks are the seeds
+if _TESTS not in sys.path:
+    sys.path.append(_TESTS)

@@ -23,15 +23,15 @@ MAX_BYTES = 1 << 24
 """What an input may unpack to, so that one run is no longer than another."""
 
 
-def target(suffix: str, folder: Path) -> Callable[[bytes], bool]:
+def target(suffix: str, folder: Path) -> Callable[[bytes], str]:
     """A function that feeds bytes to the reader of `suffix` through a file in `folder`.
 
-    It returns whether they were accepted.
+    It returns why they were refused; "": they were accepted.
     """
     path = folder / f"input{suffix}"
     load = _load_idx if suffix == ".idx" else _load_model
 
-    def run(data: bytes) -> bool:
+    def run(data: bytes) -> str:
         path.write_bytes(data)
         try:
             load(path)
@@ -40,10 +40,10 @@ def target(suffix: str, folder: Path) -> Callable[[bytes], bool]:
             assert text.startswith(f"{path}: "), text
             assert text.isprintable(), ascii(text)
             assert len(text) < 1500, text
-            return False
+            return text.removeprefix(f"{path}: ")
         if check := _OTHERS.get(suffix):
             check(data)
-        return True
+        return ""
 
     return run
 
@@ -83,7 +83,7 @@ def _stays_finite(model: fastnn.Model) -> bool:
         widest = np.abs(layer.weight.astype(np.float64)).sum(axis=0).max()
         reach = (1 + widest) * reach + np.abs(layer.bias).max()
         if layer.activation == "exp":
-            return False
+            return text.removeprefix(f"{path}: ")
         reach *= 2 + max(map(abs, layer.parameters.values()), default=0.0)
     return bool(reach < 1e37)
 

@@ -449,8 +449,11 @@ def test_hostile_containers(tmp_path, data, match):
         ({"layers": layers(parameters={"alpha": 1})}, "relu has no parameter 'alpha'"),
         ({"layers": layers(parameters={"self": 1})}, r"layers\[0\]"),
         ({"layers": layers(parameters={"weight": 1})}, r"layers\[0\]"),
-        ({"layers": layers(activation="elu", parameters={"alpha": "1"})}, "alpha to be a number"),
-        ({"layers": layers(activation="elu", parameters={"alpha": True})}, "alpha to be a number"),
+        ({"layers": layers(activation="elu", parameters={"alpha": "1"})}, "'alpha' to be a number"),
+        (
+            {"layers": layers(activation="elu", parameters={"alpha": True})},
+            "'alpha' to be a number",
+        ),
         ({"layers": layers(activation="elu", parameters={"alpha": 10**400})}, "alpha"),
         ({"layers": layers(activation="elu", parameters={"alpha": 1e300})}, "finite in float32"),
         ({"layers": layers(activation="clip")}, "needs the parameter 'lo'"),
