@@ -6,7 +6,6 @@ model breaks, is an exception here, and so a finding.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import zipfile
@@ -50,9 +49,7 @@ def target(suffix: str, folder: Path) -> Callable[[bytes], str]:
 
 def _load_idx(path: Path) -> None:
     whole = idx.read(path, max_bytes=MAX_BYTES)
-    blocks = []
-    with contextlib.suppress(ValueError):  # of no rows there are no blocks
-        blocks = list(idx.stream(path, 3, max_bytes=MAX_BYTES))
+    blocks = list(idx.stream(path, 3, max_bytes=MAX_BYTES))
     rows = np.concatenate(blocks) if blocks else whole[:0]
     np.testing.assert_array_equal(rows, whole)
 
@@ -83,7 +80,7 @@ def _stays_finite(model: fastnn.Model) -> bool:
         widest = np.abs(layer.weight.astype(np.float64)).sum(axis=0).max()
         reach = (1 + widest) * reach + np.abs(layer.bias).max()
         if layer.activation == "exp":
-            return text.removeprefix(f"{path}: ")
+            return False
         reach *= 2 + max(map(abs, layer.parameters.values()), default=0.0)
     return bool(reach < 1e37)
 
