@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from attacks.kinds import make
-from attacks.table import FORMATS, MISSING, READ
+from attacks.table import FORMATS, MISSING, READERS
 from oracle import IS_SANITIZED
 
 TESTS = Path(__file__).resolve().parent
@@ -89,7 +89,8 @@ def worker(request, tmp_path_factory):
 
 
 def test_every_reader_has_attacks():
-    assert not {*READ} - {*FORMATS, *MISSING}, "a format without attacks: see tests/attacks"
+    attacked = {READERS[suffix] for suffix in {*FORMATS, *MISSING} & READERS.keys()}
+    assert attacked == {*READERS.values()}, "a format without attacks: see tests/attacks"
     for suffix, each in FORMATS.items():
         assert each.seeds, suffix
         assert len(each.attacks) >= 20, suffix

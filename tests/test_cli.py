@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from attacks import containers
 from PIL import Image
 
 import fastnn
-from fastnn import Dense, Model, idx, mnist
+from fastnn import Dense, LoadError, Model, idx, mnist
 from fastnn.__main__ import main
 from fastnn.bench import race, rivals
-from fastnn.cli import evaluate, output
+from fastnn.cli import evaluate, npy, output
 
 PYTHON = sys.executable
 COMMAND = [PYTHON, "-m", "fastnn"]
@@ -423,6 +424,35 @@ def test_one_bad_file_among_many(run, digit, tmp_path):
     facts = json.loads(out)
     assert [error["file"] for error in facts["errors"]] == [str(path) for path in bad]
     assert len(facts["results"]) == 1
+
+
+HOSTILE_NPY = [
+    containers.npy(b"", "(4294967296, 4294967296)"),
+    containers.npy(bytes(8), "(9223372036854775809, 2)"),
+    containers.npy(bytes(8), "(1, " + "9" * 4000 + ")"),
+    containers.npy(bytes(8), "(" * 1000 + ")" * 1000),
+    containers.npy(bytes(8), "(-1, -2)"),
+    containers.npy(bytes(8), "(True, 2)"),
+    containers.npy(bytes(8), "(1, 2), 3: (1"),
+    containers.npy(bytes(8), "__import__('os').abort()"),
+    containers.npy(b"", "(1000000000,)", "'|S0'"),
+    containers.npy(b"", "(1000000000,)", "'|V0'"),
+    containers.npy(bytes(16), "(1, 2)", "[('a', '<f4'), ('b', '<f4')]"),
+    containers.npy(bytes(16), "(1, 2)", "'<c8'"),
+    containers.npy(bytes(8), "(1, 2)", "'O'"),
+    containers.npy(bytes(8), "(1, 3)"),
+    containers.npy(magic=b"\x93NUMPY\x02\x00"),
+    b"\x93NUMPY",
+]
+
+
+@pytest.mark.parametrize("mmap_mode", [None, "r"])
+@pytest.mark.parametrize("data", HOSTILE_NPY, ids=range(len(HOSTILE_NPY)))
+def test_hostile_rows(data, mmap_mode, tmp_path):
+    path = tmp_path / "a.npy"
+    path.write_bytes(data)
+    with pytest.raises(LoadError, match=r"a\.npy: npy: expected an array of numbers, found"):
+        npy.load(path, mmap_mode)
 
 
 def test_predict_with_other_models(run, xor, sigmoid_neuron, line, digit, tmp_path):

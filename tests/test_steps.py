@@ -95,3 +95,11 @@ def test_rounds_once():
     steps.affine(3.0)
     steps.linear(weight)
     assert np.array_equal(steps.layers()[0].weight, weight)
+
+
+def test_too_many_layers_are_refused_as_they_come():
+    steps = Steps(1)
+    for _ in range(256):
+        steps.activation("tanh")
+    with pytest.raises(ValueError, match="more than 256 layers"):
+        steps.activation("tanh")

@@ -14,11 +14,11 @@ from cyclopts import Parameter
 
 import fastnn
 from fastnn import idx, images
+from fastnn.cli import npy
 from fastnn.cli.output import Isa, Json, Threads, problem, result, result_json
 from fastnn.errors import LoadError
 
 _BLOCK_ROWS = 4096
-_NPY = b"\x93NUMPY"
 _GZIP = b"\x1f\x8b"
 _IDX = b"\x00\x00"
 
@@ -98,8 +98,8 @@ def _rows(
     model: fastnn.Model, path: Path, invert: bool | None
 ) -> np.ndarray | Iterator[np.ndarray]:
     with open(path, "rb") as file:
-        start = file.read(len(_NPY))
-    if start == _NPY:
+        start = file.read(len(npy.MAGIC))
+    if start == npy.MAGIC:
         return _npy_blocks(model, path)
     if start[:2] in (_GZIP, _IDX):
         return idx.stream(path, _BLOCK_ROWS)
@@ -112,10 +112,7 @@ def _rows(
 
 
 def _npy_blocks(model: fastnn.Model, path: Path) -> Iterator[np.ndarray]:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise LoadError(f"{path}: npy: expected an array of numbers, found: {error}") from None
+    array = npy.load(path, "r")
     is_rows = array.ndim >= 2 and int(np.prod(array.shape[1:])) == model.n_inputs
     if not is_rows:
         yield np.array(array)

@@ -14,6 +14,7 @@ from cyclopts import Parameter, validators
 
 import fastnn
 from fastnn import idx, mnist, text
+from fastnn.cli import npy
 from fastnn.cli.evaluate import SAMPLE, TEST
 from fastnn.cli.output import (
     Isa,
@@ -26,12 +27,10 @@ from fastnn.cli.output import (
     result,
     result_json,
 )
-from fastnn.errors import LoadError
 from fastnn.model import precision_text
 
 TRAIN = "mnist-train"
 _BATCH = 1000
-_NPY = b"\x93NUMPY"
 
 
 def quantize(
@@ -227,10 +226,7 @@ def _evaluation_rows(
 def _read(path: Path) -> np.ndarray:
     """All rows of a .npy or IDX file; what it is, is read from its first bytes."""
     with open(path, "rb") as file:
-        start = file.read(len(_NPY))
-    if start != _NPY:
+        start = file.read(len(npy.MAGIC))
+    if start != npy.MAGIC:
         return idx.read(path)
-    try:
-        return np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise LoadError(f"{path}: npy: expected an array of numbers, found: {error}") from None
+    return npy.load(path)

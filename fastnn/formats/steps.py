@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastnn.formats.model_file import MAX_LAYERS
 from fastnn.layers import Dense
 
 __all__ = ["MAX_DIAGONAL", "Steps"]
@@ -125,6 +126,8 @@ class Steps:
 
     def _close(self, name: str, parameters: dict[str, Any]) -> None:
         assert self._linear is not None
+        if len(self._done) == MAX_LAYERS:  # now, not when thousands have been built
+            raise ValueError(f"more than {MAX_LAYERS} layers")
         self._done.append((*self._linear, name, parameters))
         self._linear = None
 

@@ -153,9 +153,11 @@ def end_moved(n: int) -> bytes:
     return data[:40] + end.to_bytes(8, "little") + data[48:]
 
 
-H5_SEEDS: dict[str, bytes] = {
-    "one Dense": h5(),
-    "deflated": h5(kernel=lambda group: put(group, "kernel", KERNEL, compression="gzip")),
+H5_SEEDS: dict[str, bytes] = {  # of the newer form of HDF5, which is smaller
+    "one Dense": h5(libver="latest"),
+    "deflated": h5(
+        kernel=lambda group: put(group, "kernel", KERNEL, compression="gzip"), libver="latest"
+    ),
 }
 
 H5_ATTACKS: dict[str, Attack] = {
@@ -288,7 +290,7 @@ def weights(**datasets: object) -> bytes:
             if value is not None:
                 put(file, f"layers/dense/vars/{name}", value)
 
-    return image(fill)
+    return image(fill, libver="latest")
 
 
 def link_inside() -> bytes:

@@ -124,8 +124,8 @@ def nested(depth: int) -> bytes:
 
 
 def chain(n: int) -> bytes:
-    """n Relus one after the other."""
-    steps = [node("Relu", [f"v{i}"], [f"v{i + 1}"]) for i in range(n)]
+    """n Tanhs one after the other: each a layer."""
+    steps = [node("Tanh", [f"v{i}"], [f"v{i + 1}"]) for i in range(n)]
     last = node("Relu", [f"v{n}"], ["y"])
     return with_nodes(node("Gemm", ["x", "w", "b"], ["v0"]), *steps, last)
 

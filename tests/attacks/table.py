@@ -1,7 +1,7 @@
 """Which hostile files there are for which format, and what a refusal may cost.
 
-Invariant: every suffix that `fastnn.formats` reads has a line here, and so have the other readers
-of files that are not trusted. A format whose reader or whose library is missing is left out.
+Invariant: every reader of `fastnn.formats` has a line here, by one of its suffixes, and so have the
+other readers of files that are not trusted. One that is missing, or whose library is, is left out.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from attacks.kinds import Attack
 from fastnn import formats
 
-READ = tuple(formats._MODULES)
-"""The suffixes that are read."""
+READERS: dict[str, str] = dict(formats._MODULES)
+"""The modules that read, by suffix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,6 @@ _LINES = {
     ".onnx": _Line("onnx_files", needs="onnx"),
     ".keras": _Line("keras_files", "KERAS_", "h5py", 3.0, 61),
     ".h5": _Line("keras_files", "H5_", "h5py", 3.0, 61),
-    ".hdf5": _Line("keras_files", "H5_", "h5py", 3.0, 331),
 }
 
 
@@ -58,7 +57,7 @@ def _format(line: _Line) -> Format:
 
 
 def _is_here(suffix: str, line: _Line) -> bool:
-    is_read = suffix in READ or suffix == ".idx"
+    is_read = suffix in READERS or suffix == ".idx"
     return is_read and (not line.needs or importlib.util.find_spec(line.needs) is not None)
 
 
@@ -68,6 +67,6 @@ FORMATS: dict[str, Format] = {
 MISSING = {
     suffix: line.needs
     for suffix, line in _LINES.items()
-    if suffix in READ and not _is_here(suffix, line)
+    if suffix in READERS and not _is_here(suffix, line)
 }
 """What is read, and cannot be tested here, by the package that is needed."""
