@@ -11,8 +11,8 @@
  *   FNN_RATE           multiply-adds a nanosecond, roughly
  * and include a vec_*.h. It exports one table row, fnn_row_<format>_<isa>.
  * Invariant: sums stay in registers for all of K: there is no vector store inside a K loop
- * (tests/test_house.py reads the disassembly). A step of K takes a group of inputs, 4 bytes of a row
- * of x and 4 bytes of each column of w, whatever the format.
+ * (tests/test_kernel_loops.py reads the disassembly). A step of K takes a group of inputs, 4 bytes of a row
+ * of x and KW bytes of each column of w, whatever the format.
  * Start with tile(), the rest chooses its constants.
  */
 #if !defined(FNN_ISA) || !defined(FNN_FORMAT) || !defined(FNN_ROW_NEEDS) || !defined(FNN_MR) || \
@@ -44,6 +44,7 @@
 #define W FNN_VEC_WIDTH
 #define NR (FNN_NV * W)
 #define KR OF(KR)
+#define KW OF(KW)
 
 /* Row i of x, for constant i. An x86 address is base + index * {1, 2, 4, 8}: with the odd multiples of
  * ldx in registers, hardly a row needs an instruction of its own. What gcc makes of i * ldx is an
@@ -65,7 +66,7 @@
 /* START: sum[m * n] from the bias, or from y where the chain goes on. */
 #define START                                                                                 \
     const float *const bias = t->bias + panel * NR;                                           \
-    char *const y = (char *)t->y + panel * NR * (t->finish == FNN_TO_U8 ? 1 : 4);             \
+    char *const y = (char *)t->y + panel * NR * (t->finish == FNN_TO_U8 ? 4 / KR : 4);        \
     if (t->is_continued) {                                                                    \
         EACH SUM = OF(resume)(Y(4));                                                          \
     } else {                                                                                  \
@@ -74,7 +75,7 @@
 
 /* FINISH: sum to y. */
 #define FINISH                                                                                \
-    const float *const scale = KR == 4 ? t->scale + panel * NR : bias;                        \
+    const float *const scale = OF(IS_SCALED) ? t->scale + panel * NR : bias;                  \
     const vf zero = v_set1(0.0f);                                                             \
     if (t->finish == FNN_SUSPEND) {                                                           \
         EACH OF(suspend)(Y(4), SUM);                                                          \
@@ -82,9 +83,9 @@
     }                                                                                         \
     UNROLL for (int j = 0; j < n; j++) {                                                      \
         const vf scales = v_load(scale + COLUMN(j)), biases = v_load(bias + COLUMN(j));       \
-        if (KR == 4 && t->finish == FNN_TO_U8) {                                              \
+        if (OF(IS_SCALED) && t->finish == FNN_TO_U8) {                                        \
             UNROLL for (int i = 0; i < m; i++)                                                \
-                v_store_u8((uint8_t *)Y(1), OF(z)(SUM, scales, biases));                      \
+                v8_store(Y(4 / KR), OF(z)(SUM, scales, biases));                              \
         } else {                                                                              \
             UNROLL for (int i = 0; i < m; i++) {                                              \
                 vf z = v_add(OF(z)(SUM, scales, biases), zero);                               \
@@ -113,20 +114,20 @@ INLINE void OF(tile)(const fnn_tile *t, const int m, const int n, int64_t panel)
     START;
     for (int64_t at = 0; at < n_active; at++) {
         const int64_t k = list[at];
-        const char *const wk = w + k * (NR * 4);
+        const char *const wk = w + k * (NR * KW);
         const char *xk = x + k * 4;
         OPAQUE(xk);
         if (m < n) { /* hold the m inputs, let weights pass */
             OF(x) a[FNN_REGISTERS];
             UNROLL for (int i = 0; i < m; i++) a[i] = OF(spread)(ROW(xk, i));
             UNROLL for (int j = 0; j < n; j++) {
-                const OF(w) b = OF(load)(wk + j / FNN_NV * panel_stride + j % FNN_NV * (W * 4));
+                const OF(w) b = OF(load)(wk + j / FNN_NV * panel_stride + j % FNN_NV * (W * KW));
                 UNROLL for (int i = 0; i < m; i++) SUM = OF(step)(SUM, a[i], b);
             }
         } else { /* hold the n weight vectors, let inputs pass */
             OF(w) b[FNN_REGISTERS];
             UNROLL for (int j = 0; j < n; j++)
-                b[j] = OF(load)(wk + j / FNN_NV * panel_stride + j % FNN_NV * (W * 4));
+                b[j] = OF(load)(wk + j / FNN_NV * panel_stride + j % FNN_NV * (W * KW));
             UNROLL for (int i = 0; i < m; i++) {
                 const OF(x) a = OF(spread)(ROW(xk, i));
                 UNROLL for (int j = 0; j < n; j++) SUM = OF(step)(SUM, a, b[j]);
@@ -155,9 +156,9 @@ INLINE void OF(packed_tile)(const fnn_tile *t, const int m, const int n, int64_t
     START;
 #define STEP(k, at_x)                                                                          \
     do {                                                                                      \
-        const char *const wk = w + (int64_t)(k) * (NR * 4);                                   \
+        const char *const wk = w + (int64_t)(k) * (NR * KW);                                  \
         OF(w) b[FNN_NV];                                                                      \
-        UNROLL for (int j = 0; j < n; j++) b[j] = OF(load)(wk + j * (W * 4));                 \
+        UNROLL for (int j = 0; j < n; j++) b[j] = OF(load)(wk + j * (W * KW));                \
         UNROLL for (int i = 0; i < m; i++) {                                                  \
             const OF(x) a = OF(spread)((at_x) + i * 4);                                       \
             UNROLL for (int j = 0; j < n; j++) {                                              \
@@ -349,7 +350,7 @@ static double OF(burn)(int64_t n)
 {
     enum { CHAINS = FNN_REGISTERS == 16 ? 10 : 16 }; /* at least 4 cycles x 2 a cycle */
     float sums[CHAINS * W]; /* each its own, or the compiler makes one chain of them */
-    char x[4] = {0, 0, 1, 1}, weights[W * 4] = {0};
+    char x[4] = {0, 0, 1, 1}, weights[W * KW] = {0};
     for (int j = 0; j < CHAINS * W; j++) sums[j] = (float)j;
     __asm__ volatile("" : : "r"(sums), "r"(x), "r"(weights) : "memory");
     OF(sum) sum[CHAINS];
@@ -375,6 +376,7 @@ const fnn_row FNN_ROW = {
     .mr = FNN_MR,
     .nr = NR,
     .kr = KR,
+    .kw = KW,
     .rate = FNN_RATE,
     .encode_u8 = OF(encode_u8),
     .encode_f32 = OF(encode_f32),
@@ -405,6 +407,7 @@ const fnn_row FNN_ROW = {
 #undef W
 #undef NR
 #undef KR
+#undef KW
 #undef ROW
 #undef OPAQUE
 #undef IN_REGISTER

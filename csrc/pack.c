@@ -19,10 +19,10 @@ uint16_t fnn_bf16(float x)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/* The weight of input k and output j as 4 / kr bytes at `to`. Returns 0 if it is not finite. */
+/* The weight of input k and output j as kw / kr bytes at `to`. Returns 0 if it is not finite. */
 static int put(const fnn_row *row, const fnn_dense *layer, int64_t k, int64_t j, char *to)
 {
-    if (row->kr == 4) {
+    if (fnn_is_i8(row)) {
         *to = (char)layer->weight_i8[k * layer->n_outputs + j];
         return 1;
     }
@@ -40,7 +40,7 @@ int fnn_pack(const fnn_row *row, const fnn_dense *layer, void *target)
 {
     const int64_t n_panels = fnn_panels(layer->n_outputs, row->nr);
     const int64_t n_groups = fnn_groups(layer->n_inputs, row->kr);
-    const int size = 4 / row->kr;
+    const int size = row->kw / row->kr;
     int is_finite = 1;
     char *to = target;
     for (int64_t panel = 0; panel < n_panels; panel++) {
