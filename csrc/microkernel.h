@@ -273,21 +273,27 @@ static int64_t OF(scan)(const fnn_encode *e)
  * where n inputs are left, with zeros behind. */
 #define ENCODE(LOAD)                                                                          \
     const vi bits = vi_set1(OF(BITS));                                                        \
+    const int m = e->m; /* in registers, as stores to bytes might change what e points to */  \
+    const int64_t n_inputs = e->k, ld = e->ld;                                                \
+    uint32_t *const list = e->list;                                                           \
+    char *to = e->to;                                                                         \
     int64_t n_active = 0;                                                                     \
-    for (int64_t at = 0; at < e->k; at += W * KR) {                                           \
+    for (int64_t at = 0; at < n_inputs; at += W * KR, to += W * 4) {                          \
         vi any = vi_set1(0);                                                                  \
-        for (int i = 0; i < e->m; i++) {                                                      \
-            const vi groups = LOAD(e->k - at);                                                \
-            vi_store((char *)e->to + i * e->ld + at / KR * 4, groups);                        \
+        char *row = to;                                                                       \
+        for (int i = 0; i < m; i++, row += ld) {                                              \
+            const vi groups = LOAD(n_inputs - at);                                            \
+            vi_store(row, groups);                                                            \
             any = vi_or(any, groups);                                                         \
         }                                                                                     \
-        n_active += v_compact(e->list + n_active, (uint32_t)(at / KR), vi_tests(any, bits));  \
+        n_active += v_compact(list + n_active, (uint32_t)(at / KR), vi_tests(any, bits));     \
     }                                                                                         \
     return e->keep_zeros ? OF(list_all)(e) : n_active
 
 static int64_t OF(encode_u8)(const fnn_encode *e)
 {
-#define PIXELS(n) OF(from_u8)((const uint8_t *)e->x[i] + at, n)
+    const char *const *const x = e->x;
+#define PIXELS(n) OF(from_u8)((const uint8_t *)x[i] + at, n)
     ENCODE(PIXELS);
 #undef PIXELS
 }
@@ -295,7 +301,8 @@ static int64_t OF(encode_u8)(const fnn_encode *e)
 static int64_t OF(encode_f32)(const fnn_encode *e)
 {
     if (e->x == NULL) return OF(scan)(e);
-#define FLOATS(n) OF(from_f32)((const float *)e->x[i] + at, n, e, i)
+    const char *const *const x = e->x;
+#define FLOATS(n) OF(from_f32)((const float *)x[i] + at, n, e, i)
     ENCODE(FLOATS);
 #undef FLOATS
 }

@@ -136,15 +136,11 @@ static inline void v8_store(void *y, vf a) { _mm_storeu_si128(y, v_to_u16(a)); }
 #endif
 
 /* list[j] = k + (index of the j-th set bit); writes 8 elements, returns the number of bits. */
-#include "compact4.h"
+#include "compact8.h"
 static inline int v_compact(uint32_t *list, uint32_t k, unsigned bits)
 {
-    const __m128i base = _mm_set1_epi32((int)k);
-    const __m128i low = _mm_loadu_si128((const __m128i *)fnn_lanes[bits & 15]);
-    const __m128i high = _mm_loadu_si128((const __m128i *)fnn_lanes[bits >> 4]);
-    const int n_low = fnn_n_lanes[bits & 15];
-    _mm_storeu_si128((__m128i *)list, _mm_add_epi32(base, low));
-    _mm_storeu_si128((__m128i *)(list + n_low),
-                     _mm_add_epi32(_mm_add_epi32(base, _mm_set1_epi32(4)), high));
-    return n_low + fnn_n_lanes[bits >> 4];
+    const __m128i lanes = _mm_loadl_epi64((const __m128i *)&fnn_lanes[bits]);
+    const vi at = _mm256_add_epi32(_mm256_set1_epi32((int)k), _mm256_cvtepu8_epi32(lanes));
+    _mm256_storeu_si256((vi *)list, at);
+    return __builtin_popcount(bits);
 }
