@@ -5,8 +5,8 @@
  *   FNN_FORMAT         the number format: f32, bf16 or i8, as in operands.h
  *   FNN_ROW_NEEDS      CPU bits
  *   FNN_MR             rows of the largest tile, 1..12
- *   FNN_NV             vectors of a panel, 1..4; FNN_MR FNN_NV sums, FNN_NV weights and an input
- *                      must fit the registers
+ *   FNN_NV             vectors of a panel, 1..4; FNN_MR FNN_NV sums, FNN_NV weights, an input and
+ *                      what a step needs itself must fit the registers
  *   FNN_REGISTERS      vector registers there are
  *   FNN_RATE           multiply-adds a nanosecond, roughly
  * and include a vec_*.h. It exports one table row, fnn_row_<format>_<isa>.
@@ -182,7 +182,7 @@ INLINE void OF(packed_tile)(const fnn_tile *t, const int m, const int n, int64_t
 /* Few rows take several panels at once: enough independent chains to hide the latency of a step
  * (4 cycles, 2 a cycle), and every loaded input used often. As many as the registers hold. */
 #define FITS(m, n_panels)                                                                     \
-    ((n_panels) * (m) * FNN_NV + ((m) + 1) * OF(REGISTERS) + (OF(REGISTERS) - 1) <= FNN_REGISTERS)
+    ((n_panels) * (m) * FNN_NV + ((m) + 1) * OF(REGISTERS) + OF(SPARE) <= FNN_REGISTERS)
 #define MOST_VECTORS(m) (FNN_NV * (FITS(m, 8) ? 8 : FITS(m, 4) ? 4 : FITS(m, 2) ? 2 : 1))
 
 /* The vectors that are left when whole tiles are done are shared by the last two tiles: a tile of

@@ -35,10 +35,13 @@
 #define CERTIFY_i8 NULL
 
 /* KR: inputs of a group. KW: bytes of a column's weights of a group. BITS: of a group that are not all zero if it matters (-0 does not).
- * REGISTERS: what a spread group or a loaded weight vector takes. IS_SCALED: z is not the sum itself. */
-enum { KR_f32 = 1, BITS_f32 = 0x7fffffff, REGISTERS_f32 = 1, IS_SCALED_f32 = 0, KW_f32 = 4 };
-enum { KR_bf16 = 2, BITS_bf16 = 0x7fff7fff, IS_SCALED_bf16 = 0, KW_bf16 = 4 };
-enum { KR_i8 = V8_KR, BITS_i8 = -1, REGISTERS_i8 = V8_REGISTERS, IS_SCALED_i8 = 1, KW_i8 = V8_KR };
+ * REGISTERS: what a spread group or a loaded weight vector takes. SPARE: what a step takes beside those.
+ * IS_SCALED: z is not the sum itself. */
+enum { KR_f32 = 1, BITS_f32 = 0x7fffffff, REGISTERS_f32 = 1, SPARE_f32 = 0 };
+enum { KW_f32 = 4, IS_SCALED_f32 = 0 };
+enum { KR_bf16 = 2, BITS_bf16 = 0x7fff7fff, KW_bf16 = 4, IS_SCALED_bf16 = 0 };
+enum { KR_i8 = V8_KR, BITS_i8 = -1, REGISTERS_i8 = V8_REGISTERS, SPARE_i8 = V8_SPARE };
+enum { KW_i8 = V8_KR, IS_SCALED_i8 = 1 };
 
 /* ---- f32 ------------------------------------------------------------------------------------- */
 
@@ -82,7 +85,7 @@ FNN_INLINE uint16_t to_bf16(float x)
 
 #ifdef FNN_BF16
 typedef vi x_bf16, w_bf16;
-enum { REGISTERS_bf16 = 1 };
+enum { REGISTERS_bf16 = 1, SPARE_bf16 = 0 };
 FNN_INLINE x_bf16 spread_bf16(const char *x)
 {
     int32_t two;
@@ -93,7 +96,7 @@ FNN_INLINE w_bf16 load_bf16(const char *w) { return vi_load(w); }
 FNN_INLINE sum_bf16 step_bf16(sum_bf16 sum, x_bf16 x, w_bf16 w) { return v_dot_bf16(sum, x, w); }
 #else
 typedef struct { vf even, odd; } x_bf16, w_bf16;
-enum { REGISTERS_bf16 = 2 };
+enum { REGISTERS_bf16 = 2, SPARE_bf16 = 1 };
 FNN_INLINE x_bf16 widen_bf16(vi two)
 {
     return (x_bf16){vi_as_float(vi_shift_left_16(two)),

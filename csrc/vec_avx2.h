@@ -99,7 +99,6 @@ static inline vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
 static inline vi vi_shift_left_16(vi a) { return _mm256_slli_epi32(a, 16); }
 
 typedef vi v8_x, v8_w;
-enum { V8_REGISTERS = 1 };
 static inline v8_x v8_spread(const void *p)
 {
     int32_t group;
@@ -107,7 +106,7 @@ static inline v8_x v8_spread(const void *p)
     return _mm256_set1_epi32(group);
 }
 #ifdef FNN_VNNI
-enum { V8_KR = 4 };
+enum { V8_KR = 4, V8_REGISTERS = 1, V8_SPARE = 0 };
 static inline v8_w v8_load(const void *p) { return vi_load(p); }
 static inline void v8_hide(v8_w *w) { (void)w; }
 static inline vi v8_dot(vi sum, v8_x x, v8_w w)
@@ -118,15 +117,19 @@ static inline vi v8_dot(vi sum, v8_x x, v8_w w)
 static inline vi v8_widen(const uint8_t *x) { return vi_load(x); }
 static inline void v8_store(void *y, vf a) { v_store_u8(y, a); }
 #else
-enum { V8_KR = 2 }; /* 16 bits: exact, where vpmaddubsw saturates */
+enum { V8_KR = 2, V8_REGISTERS = 1, V8_SPARE = 1 }; /* 16 bits: exact, where vpmaddubsw saturates */
 static inline v8_w v8_load(const void *p)
 {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
 }
 static inline void v8_hide(v8_w *w) { __asm__("" : "+x"(*w)); }
+/* In assembly: gcc 12 has several products in flight, and no registers for them. */
 static inline vi v8_dot(vi sum, v8_x x, v8_w w)
 {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w));
+    vi products;
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+            : "+x"(sum), "=&x"(products) : "x"(x), "x"(w));
+    return sum;
 }
 static inline vi v8_widen(const uint8_t *x)
 {

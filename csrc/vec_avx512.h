@@ -85,7 +85,6 @@ static inline vf v_dot_bf16(vf sum, vi x, vi w)
 #endif
 
 typedef vi v8_x, v8_w;
-enum { V8_REGISTERS = 1 };
 static inline v8_x v8_spread(const void *p)
 {
     int32_t group;
@@ -93,7 +92,7 @@ static inline v8_x v8_spread(const void *p)
     return _mm512_set1_epi32(group);
 }
 #ifdef FNN_VNNI
-enum { V8_KR = 4 };
+enum { V8_KR = 4, V8_REGISTERS = 1, V8_SPARE = 0 };
 static inline v8_w v8_load(const void *p) { return vi_load(p); }
 static inline void v8_hide(v8_w *w) { (void)w; }
 /* In assembly: gcc 12 keeps accumulators of _mm512_dpbusd_epi32 in memory now and then. */
@@ -105,15 +104,19 @@ static inline vi v8_dot(vi sum, v8_x x, v8_w w)
 static inline vi v8_widen(const uint8_t *x) { return vi_load(x); }
 static inline void v8_store(void *y, vf a) { v_store_u8(y, a); }
 #else
-enum { V8_KR = 2 }; /* 16 bits: exact, where vpmaddubsw saturates */
+enum { V8_KR = 2, V8_REGISTERS = 1, V8_SPARE = 1 }; /* 16 bits: exact, where vpmaddubsw saturates */
 static inline v8_w v8_load(const void *p)
 {
     return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));
 }
 static inline void v8_hide(v8_w *w) { __asm__("" : "+v"(*w)); }
+/* In assembly: gcc 12 has several products in flight, and no registers for them. */
 static inline vi v8_dot(vi sum, v8_x x, v8_w w)
 {
-    return _mm512_add_epi32(sum, _mm512_madd_epi16(x, w));
+    vi products;
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+            : "+v"(sum), "=&v"(products) : "v"(x), "v"(w));
+    return sum;
 }
 static inline vi v8_widen(const uint8_t *x)
 {
