@@ -20,7 +20,7 @@ import fastnn
 from fastnn import Dense, Model, idx, mnist
 from fastnn.__main__ import main
 from fastnn.bench import race, rivals
-from fastnn.cli import evaluate, output
+from fastnn.cli import evaluate, output, show
 
 PYTHON = sys.executable
 COMMAND = [PYTHON, "-m", "fastnn"]
@@ -264,6 +264,36 @@ def test_models(run):
     assert "784-128-10" in out
     listed = json.loads(run("models", "--json")[1])
     assert [model["name"] for model in listed] == fastnn.models()
+    for model in listed:
+        assert model["speed"]["precision"] == "float32"
+        assert 0 < model["speed"]["row_seconds"] < 0.1
+        assert model["speed"]["rows_per_s"] > 1000
+    (small,) = (model for model in listed if model["name"] == "mnist-small")
+    stated = fastnn.load("mnist-small").metadata
+    assert small["test_accuracy"] == {
+        "float32": float(stated["test_accuracy"]),
+        "int8": float(stated["test_accuracy_int8"]),
+        "certified": float(stated["test_accuracy_certified"]),
+    }
+    assert f"{100 * float(stated['test_accuracy']):.2f} %" in out
+
+
+def test_models_in_a_precision_and_without_speed(run, monkeypatch):
+    listed = json.loads(run("models", "--json", "--precision", "certified")[1])
+    timed = {model["name"]: model["speed"] for model in listed}
+    assert timed["mnist-small"]["precision"] == "certified"
+    assert timed["xor"] is None  # not calibrated
+    assert timed["mnist-linear"] is None  # one layer
+    out = run("models", "--precision", "int8")[1]
+    assert "speed: int8 on" in out
+    monkeypatch.setattr(show, "speeds", lambda models, **_: [1 / 0 for _ in models])
+    status, out, err = run("models", "--no-speed")
+    assert (status, err) == (0, "")
+    assert "rows/s" not in out
+    assert "784-128-10" in out
+    assert {model["speed"] for model in json.loads(run("models", "--no-speed", "--json")[1])} == {
+        None
+    }
 
 
 def test_summary(run):

@@ -20,14 +20,13 @@ import numpy as np
 
 from fastnn.bench import ruler
 from fastnn.bench.timing import LayerTiming, Timing
+from fastnn.plot.places import Box, overlap, places
 from fastnn.plot.sheet import GREY, PALETTE, check_plot, sheet
 
 __all__ = ["check_plot", "draw"]
 
 Point = tuple[LayerTiming, int, float, float]
 """A layer, the batch size, where it stands across and up."""
-Box = tuple[float, float, float, float]
-"""Left, bottom, right, top on the screen."""
 _MARKERS = "osD^vPX"
 
 
@@ -182,17 +181,14 @@ def _number(axes: Any, points: Sequence[Point], peak: float) -> None:
         or [np.empty((0, 2))]
     )
     ceiling = axes.transData.transform((1, peak))[1]
-    boxes = [(-1e9, ceiling - 2 * scale, 1e9, ceiling + 16 * scale)]
+    boxes: list[Box] = [(-1e9, ceiling - 2 * scale, 1e9, ceiling + 16 * scale)]
     boxes += [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in screen]
     for (layer, batch, x, y), (px, py) in zip(points, screen, strict=True):
         words = f"{batch:,}"
         wide, high = (len(words) * 4.6 + 2) * scale, 8 * scale
         free: list[tuple[int, int, Box, float, float]] = []
-        for dx, dy in ((0, 10), (0, -10), (1, 0), (-1, 0), (1, 8), (-1, 8), (1, -8), (-1, -8)):
-            cx = px + dx * (wide / 2 + 6 * scale)
-            cy = py + dy * scale
-            box = (cx - wide / 2, cy - high / 2, cx + wide / 2, cy + high / 2)
-            if not any(_overlap(box, other) for other in boxes):
+        for box, cx, cy in places(px, py, wide, high, scale):
+            if not any(overlap(box, other) for other in boxes):
                 inside = (lines > box[:2]) & (lines < box[2:])
                 n_crossed = int(np.count_nonzero(inside.all(axis=1)))
                 free.append((n_crossed, len(free), box, cx, cy))
@@ -212,7 +208,3 @@ def _number(axes: Any, points: Sequence[Point], peak: float) -> None:
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
             zorder=4,
         )
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

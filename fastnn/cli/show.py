@@ -1,5 +1,6 @@
 """`fastnn info`, `models`, `summary`, `trace`: what is there, and what a network does inside."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -7,6 +8,7 @@ from cyclopts import Parameter
 
 import fastnn
 from fastnn import mnist, text
+from fastnn.bench.speed import BATCH, speeds
 from fastnn.cli.about import about, about_text
 from fastnn.cli.output import (
     Isa,
@@ -15,11 +17,20 @@ from fastnn.cli.output import (
     UsageError,
     described,
     note,
+    percent,
     result,
     result_json,
 )
 from fastnn.model import units_text
 
+ACCURACY = {
+    "float32": "test_accuracy",
+    "int8": "test_accuracy_int8",
+    "certified": "test_accuracy_certified",
+}
+"""The precisions of a released model, and the names of their accuracies in its file's metadata."""
+
+_SECONDS = 1.2  # to measure all models; loading and warming up take as long again
 _TERMS = 8  # inputs of a neuron whose sum is still written out
 _NEURONS = 16
 _SHOWN = 16  # values of a longer vector
@@ -35,24 +46,78 @@ def info(*, json: Json = False) -> None:
         result(about_text(facts))
 
 
-def models(*, json: Json = False) -> None:
-    """List the models that ship with fastnn."""
-    listed = [(name, fastnn.load(name)) for name in fastnn.models()]
+def models(
+    *,
+    speed: Annotated[
+        bool, Parameter(help="Measure their speed here, in about two seconds.")
+    ] = True,
+    precision: Precision = None,
+    json: Json = False,
+) -> None:
+    """List the models that ship with fastnn: size, accuracy on MNIST's test set, speed here.
+
+    Accuracies are those that the files state, measured once when they were released; the certified
+    labels are float32's. --precision is that of the speeds; where a model cannot have it, there is
+    none.
+    """
+    listed = {name: fastnn.load(name) for name in fastnn.models()}
+    timed = {
+        name: found
+        for name, model in listed.items()
+        if speed and (found := _in_precision(model, precision)) is not None
+    }
+    measured = dict(zip(timed, speeds(list(timed.values()), seconds=_SECONDS), strict=True))
     if json:
-        result_json([{"name": name, **_described(model)} for name, model in listed])
-        return
-    rows = [
-        (
-            name,
-            "-".join(str(n) for n in (m.n_inputs, *(layer.n_outputs for layer in m.layers))),
-            m.task,
-            f"{m.n_parameters:,}",
-            m.metadata.get("test_accuracy", ""),
+        result_json(
+            [
+                {
+                    "name": name,
+                    **_described(model),
+                    "test_accuracy": accuracies(model.metadata),
+                    "speed": {"precision": timed[name].precision, **measured[name]._asdict()}
+                    if name in timed
+                    else None,
+                }
+                for name, model in listed.items()
+            ]
         )
-        for name, m in listed
-    ]
-    titles = ("model", "layers", "task", "parameters", "test accuracy")
-    result(text.table(titles, rows, right=(3, 4)))
+        return
+    rows = []
+    for name, model in listed.items():
+        stated = accuracies(model.metadata)
+        rows.append(
+            [
+                name,
+                "-".join(str(n) for n in (model.n_inputs, *(d.n_outputs for d in model.layers))),
+                f"{model.n_parameters:,}",
+                *(percent(stated[key]) if key in stated else "" for key in ACCURACY),
+            ]
+        )
+        if name in measured:
+            rows[-1] += [
+                text.duration(measured[name].row_seconds),
+                f"{measured[name].rows_per_s:,.0f}",
+            ]
+        elif speed:
+            rows[-1] += ["", ""]
+    titles = ["model", "layers", "parameters", *ACCURACY, *(["one row", "rows/s"] * speed)]
+    result(text.table(titles, rows, right=range(2, len(titles))))
+    result("\nfloat32, int8, certified: accuracy on MNIST's 10,000 test images")
+    for kind in sorted({model.precision for model in timed.values()}):
+        isa = next(m.pixel_kernel["isa"] for m in timed.values() if m.precision == kind)
+        result(f"speed: {kind} on {isa}, one thread; rows/s in batches of {BATCH:,}")
+
+
+def _in_precision(model: fastnn.Model, precision: str | None) -> fastnn.Model | None:
+    try:
+        return model if precision is None else model.astype(precision)
+    except ValueError:  # no calibration, or nothing to certify
+        return None
+
+
+def accuracies(metadata: Mapping[str, str]) -> dict[str, float]:
+    """The accuracies on the test set that a file states, by precision."""
+    return {key: float(metadata[name]) for key, name in ACCURACY.items() if name in metadata}
 
 
 def summary(
