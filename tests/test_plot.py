@@ -190,14 +190,19 @@ def test_blocks_say_what_the_summary_says(tmp_path):
     assert "784-128-10, 101,770 parameters, int8, answers with one of 10 classes" in words
 
 
-def test_a_network_of_256_layers_fits_its_page(tmp_path):
-    path = tmp_path / "a.png"
-    draw_network(path, random_model(*[2] * 257), name="deep")
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        assert picture.width < 2000
-        assert picture.height < 25_000
+def test_many_layers_are_wrapped_into_rows(tmp_path):
+    path = tmp_path / "a.svg"
+    draw_network(path, random_model(*[2] * 41), name="deep")
+    width, height = map(
+        float, re.search(r'width="(\d+\S*)pt" height="(\d+\S*)pt"', path.read_text()).groups()
+    )
+    assert width < 72 * 13
+    assert 72 * 7 * 2 < height < 72 * 7 * 4  # seven rows of six
+    words = words_of(path)
+    assert [line for line in words if line.startswith("layer ")] == [
+        f"layer {i}" for i in range(40)
+    ]
+    assert any("2-2-2-2-2-...-2-2-2, 240 parameters" in line for line in words)
 
 
 def mosaic_of(path):
