@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -53,6 +54,11 @@ def test_a_picture_is_the_same_twice_and_whatever_the_users_settings(tmp_path, s
     with matplotlib.rc_context({"font.size": 30, "text.color": "red", "svg.hashsalt": None}):
         draw_network(second, model, name="a")
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_matplotlib_is_imported_by_the_drawing_only():
+    code = "import sys, fastnn.plot, fastnn.cli.main; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_no_half_picture_is_left(tmp_path):

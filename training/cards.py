@@ -442,7 +442,7 @@ def _recipe_rows(recipe: Any) -> Rows:
         if field.name in ("name", "seed"):  # the file's seed counts
             continue
         if dataclasses.is_dataclass(value):
-            words = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(value).items())  # type: ignore[arg-type]
+            words = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(value).items())
         elif isinstance(value, tuple):
             words = ", ".join(map(str, value)) or "none"
         elif isinstance(value, bool):
