@@ -36,9 +36,16 @@ class Recipe:
     teachers: tuple[str, ...] = ()
     temperature: float = 2.0
     teacher_share: float = 0.9  # of the loss; the labels have the rest
-    teacher_copies: int = 40  # distorted copies of the data that the teachers answer, reused
+    copies: int = 60  # distorted copies of the digits that the teachers answer, used in turn
+    jitter: int = 0  # pixels that a batch is moved by, beside the distortion
+    dropout: float = 0.0  # of hidden layers
     seed: int = 1
     n_conv: int = 0  # channels of the first stage of a teacher
+
+    @property
+    def run(self) -> str:
+        """The name of its run: the folder of what training leaves."""
+        return f"{self.name}-{self.seed}"
 
 
 _TEACHERS = ("teacher-1", "teacher-2", "teacher-3")
