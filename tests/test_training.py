@@ -214,7 +214,7 @@ def test_a_student_learns_from_its_teachers(torch, tmp_path, monkeypatch):
     from training import train
 
     teacher = Recipe("t", (), epochs=1, batch=50, n_conv=2)
-    student = Recipe("s", (784, 12, 10), epochs=3, batch=50, teachers=("t",), copies=2)
+    student = Recipe("s", (784, 12, 10), epochs=10, batch=50, teachers=("t",), copies=2)
     monkeypatch.setitem(RECIPES, "t", teacher)
     with pytest.raises(SystemExit, match="train that first"):
         train.train(student, small_digits(), tmp_path)

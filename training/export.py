@@ -2,9 +2,9 @@
 
 Takes the seed that the validation split chose among RUNS/NAME-SEED, and of that run the epoch
 (best.pt), folds batch norm, measures, and writes FOLDER/NAME.safetensors (or .npz with --npz),
-calibrated for int8 on the images that were fitted. Invariant: the test set is looked at once per set of weights. The figure is kept in
-RUNS/NAME-released.json under the SHA-256 of the weights, and a second export of the same weights
-quotes it; the number of looks so far goes into the metadata.
+calibrated for int8 on the images that were fitted. Invariant: the test set is looked at once per
+set of weights. The figure is kept in RUNS/NAME-released.json under the SHA-256 of the weights, and
+a second export of the same weights quotes it; the number of looks so far goes into the metadata.
 """
 
 import argparse
