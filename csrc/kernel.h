@@ -74,8 +74,8 @@ typedef struct {
     int64_t ldy;
     fnn_finish finish;
     int is_continued;      /* the chain starts from what FNN_SUSPEND left in y */
-    uintptr_t ahead;       /* gemm_packed: address of weights needed next, fetched on the way ... */
-    int64_t ahead_step;    /* ... so many bytes a group */
+    uintptr_t ahead;       /* address of weights needed next, which whole tiles fetch on the way ... */
+    int64_t ahead_step;    /* ... so many bytes a group; 0: they do not */
 } fnn_tile;
 
 /* Input rows to own rows of a kernel's format, and the list of groups that matter. */

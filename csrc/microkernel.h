@@ -95,8 +95,9 @@
         }                                                                                     \
     }
 
-/* y[m, n vectors], from `panel` on, for constant m and n; the last panel may be in use in part. */
-INLINE void OF(tile)(const fnn_tile *t, const int m, const int n, int64_t panel)
+/* y[m, n vectors], from `panel` on, for constant m and n; the last panel may be in use in part.
+ * `fetches`, constant too: whether to fetch what t->ahead says. */
+INLINE void OF(tile)(const fnn_tile *t, const int m, const int n, int64_t panel, const int fetches)
 {
     const char *w = (const char *)t->w + panel * t->panel_stride;
     const char *const x = t->x;
@@ -104,6 +105,7 @@ INLINE void OF(tile)(const fnn_tile *t, const int m, const int n, int64_t panel)
     const int64_t panel_stride = t->panel_stride, n_active = t->n_active;
     OF(sum) sum[FNN_REGISTERS];
 
+    uintptr_t ahead = t->ahead;
     OPAQUE(w);
     int64_t odd[FNN_MAX_MR];
     UNROLL for (int i = 1; i < m; i += 2) {
@@ -117,6 +119,10 @@ INLINE void OF(tile)(const fnn_tile *t, const int m, const int n, int64_t panel)
         const char *const wk = w + k * (NR * KW);
         const char *xk = x + k * 4;
         OPAQUE(xk);
+        if (fetches) {
+            __builtin_prefetch((const void *)ahead, 0, 2);
+            ahead += (uintptr_t)t->ahead_step;
+        }
         if (m < n) { /* hold the m inputs, let weights pass */
             OF(x) a[FNN_REGISTERS];
             UNROLL for (int i = 0; i < m; i++) a[i] = OF(spread)(ROW(xk, i));
@@ -191,12 +197,16 @@ INLINE void OF(rows)(const fnn_tile *t, const int m)
 {
     const int64_t most = MOST_VECTORS(m);
     int64_t left = (t->n + W - 1) / W, panel = 0, n;
+    if (!PACKS && m == FNN_MR && left == FNN_NV && t->ahead_step != 0) {
+        OF(tile)(t, m, FNN_NV, 0, 1);
+        return;
+    }
     for (; left > 0; left -= n, panel += n / FNN_NV) {
         n = left >= 2 * most ? most
             : left > most    ? ((left + 1) / 2 + FNN_NV - 1) / FNN_NV * FNN_NV
                              : left;
         switch (n) {
-#define CASE(n) case n: if (n <= MOST_VECTORS(m)) OF(tile)(t, m, n, panel); break;
+#define CASE(n) case n: if (n <= MOST_VECTORS(m)) OF(tile)(t, m, n, panel, 0); break;
             CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
             CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14) CASE(15) CASE(16)
 #undef CASE
