@@ -66,6 +66,7 @@ typedef struct {
     int64_t ldx;
     const uint32_t *list;  /* [n_active] the groups that are not zero in all m rows, ascending */
     int64_t n_active;
+    int has_gaps;          /* a good part of the groups is not listed; the list has FNN_SLACK spare elements */
     const void *w;         /* first panel, [panels, groups, nr] of kw bytes */
     int64_t panel_stride;  /* between panels: groups * nr * kw */
     const float *bias;     /* [panels * nr] what a sum starts from; i8: z = sum * scale + bias */

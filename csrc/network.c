@@ -719,6 +719,7 @@ static void run_panels(const layer_run *run, int64_t panel)
             const uint32_t *cuts = run->b->cuts + tile * p->net->n_cuts;
             const int64_t from = block == 0 ? 0 : cuts[block];
             const int64_t to = is_last ? run->n_active[tile] : cuts[block + 1];
+            const int64_t next = is_last ? l->n_groups : (block + 1) * kc;
             fnn_tile t = {
                 .m = (int)(start_of_tile(tile + 1, run->n_tiles, run->m, row->mr) - i),
                 .n = n,
@@ -726,6 +727,7 @@ static void run_panels(const layer_run *run, int64_t panel)
                 .ldx = run->ldx,
                 .list = run->b->lists + tile * p->net->n_list + from,
                 .n_active = to - from,
+                .has_gaps = (to - from) * 4 < (next - block * kc) * 3,
                 .w = (const char *)l->w + panel * panel_bytes,
                 .panel_stride = panel_bytes,
                 .bias = how.bias + first,
@@ -739,7 +741,6 @@ static void run_panels(const layer_run *run, int64_t panel)
             };
             assert(t.m >= 1 && t.m <= row->mr && t.n >= 1 && t.n_active >= 0);
             assert(t.n_active == 0 || t.list[t.n_active - 1] < l->n_groups);
-            const int64_t next = is_last ? l->n_groups : (block + 1) * kc;
             t.ahead = (uintptr_t)t.w + (uintptr_t)(next * row->nr * row->kw);
             if (run->n_tiles > 1 && is_packed(p, l, t.m)) {
                 t.x = run->packed + tile * run->packed_stride + from * row->mr * 4;
