@@ -117,7 +117,8 @@ def neon(arguments: list[str]) -> None:
 def count(program: Path, isa: str) -> dict[str, int]:
     """Instructions of two calls, by case. Valgrind knows no AVX-512: the ISAs are those below."""
     found: dict[str, int] = {}
-    valgrind = ["valgrind", "--tool=callgrind", "--toggle-collect=fnn_forward"]
+    valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+    valgrind += ["--toggle-collect=fnn_forward"]
     while True:
         done = subprocess.run(
             [
