@@ -22,7 +22,7 @@ SANITIZED := build/sanitize/tree
 
 .DELETE_ON_ERROR:
 .PHONY: always help run build test test-sanitized test-neon test-wheel harness harness-sanitized \
-        exhaustive fuzz bench shapes threads load-time overhead lint clean
+        instructions exhaustive fuzz bench shapes threads load-time overhead lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -52,6 +52,9 @@ harness-sanitized: $(VENV)/with-test  ## the C harness alone, under ASan + UBSan
 
 exhaustive: $(VENV)/with-test  ## all 2^32 floats through every activation (an hour or so)
 	$(PY) tools/harness.py native exhaustive
+
+instructions: $(VENV)/with-test  ## instructions of fixed calls under valgrind, beside those kept
+	$(PY) tools/harness.py instructions $(HARNESS_ARGS)
 
 test-neon: $(VENV)/with-test  ## the C harness for aarch64 under qemu; its hashes equal this CPU's
 	$(PY) tools/harness.py neon $(HARNESS_ARGS)

@@ -6,7 +6,7 @@
  *
  * Packed weights: N is cut into panels of nr columns, the last padded with zeros, and K into groups of
  * kr inputs that fill 4 bytes (operands.h). A panel holds its columns of all groups, a group's nr times
- * kr weights side by side; drawn for kr = 1:
+ * kr weights side by side, kw bytes a column; drawn for kr = 1:
  *
  *            panel 0            panel 1                     in memory
  *        +- nr columns -+   +- nr columns -+
@@ -54,7 +54,7 @@ typedef enum {
     FNN_SUSPEND, /* nothing: y holds them as they are, 4 bytes each, for is_continued */
     FNN_Z,       /* float z; -0 becomes +0 */
     FNN_RELU,    /* float z > 0 ? z : 0, NaN kept */
-    FNN_TO_U8,   /* i8 only: z rounded half to even, held in 0..255, a byte each */
+    FNN_TO_U8,   /* i8 only: z rounded half to even, held in 0..255, of the row's size: 4 / kr bytes */
 } fnn_finish;
 
 /* One tile: y[m, n] = finish(x[m, K] @ w[K, n]) for m <= mr rows and n columns of panels. Strides are
@@ -66,16 +66,17 @@ typedef struct {
     int64_t ldx;
     const uint32_t *list;  /* [n_active] the groups that are not zero in all m rows, ascending */
     int64_t n_active;
-    const void *w;         /* first panel, [panels, groups, nr] of 4 bytes */
-    int64_t panel_stride;  /* between panels: groups * nr * 4 */
+    int has_gaps;          /* a good part of the groups is not listed; the list has FNN_SLACK spare elements */
+    const void *w;         /* first panel, [panels, groups, nr] of kw bytes */
+    int64_t panel_stride;  /* between panels: groups * nr * kw */
     const float *bias;     /* [panels * nr] what a sum starts from; i8: z = sum * scale + bias */
     const float *scale;    /* i8 only */
     void *y;               /* own memory, [m, panels * nr], not x */
     int64_t ldy;
     fnn_finish finish;
     int is_continued;      /* the chain starts from what FNN_SUSPEND left in y */
-    uintptr_t ahead;       /* gemm_packed: address of weights needed next, fetched on the way ... */
-    int64_t ahead_step;    /* ... so many bytes a group */
+    uintptr_t ahead;       /* address of weights needed next, which whole tiles fetch on the way ... */
+    int64_t ahead_step;    /* ... so many bytes a group; 0: they do not */
 } fnn_tile;
 
 /* Input rows to own rows of a kernel's format, and the list of groups that matter. */
@@ -95,6 +96,7 @@ struct fnn_row {
     const char *isa, *format;
     uint64_t needs;
     int mr, nr, kr;
+    int kw; /* bytes of a column's weights of a group: 4, or 2 where use widens them */
     double rate; /* multiply-adds a nanosecond, roughly: of one core, for estimates */
     int64_t (*encode_u8)(const fnn_encode *);  /* return the length of the list */
     int64_t (*encode_f32)(const fnn_encode *);
@@ -108,6 +110,8 @@ struct fnn_row {
     const fnn_certify_loops *certify; /* f32 only */
     double (*burn)(int64_t n);
 };
+
+static inline int fnn_is_i8(const fnn_row *row) { return row->format[0] == 'i'; }
 
 /* dispatch.c */
 extern const fnn_row fnn_row_f32_scalar, fnn_row_f32_avx2, fnn_row_f32_avx512, fnn_row_f32_neon;

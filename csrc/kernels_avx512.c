@@ -33,10 +33,10 @@ static const fnn_certify_loops certify_loops = FNN_CERTIFY_LOOPS;
 #define FNN_ISA avx512
 #define FNN_FORMAT i8
 #define FNN_ROW_NEEDS FNN_NEEDS_AVX512
-#define FNN_MR 4 /* 4 x 64: 16 sums, 4 weights and 1 input in two halves */
-#define FNN_NV 4
+#define FNN_MR 12 /* as f32 */
+#define FNN_NV 2
 #define FNN_REGISTERS 32
-#define FNN_RATE 80
+#define FNN_RATE 160
 #include "microkernel.h"
 #else
 typedef int fnn_empty_avx512; /* ISO C wants one declaration */

@@ -79,7 +79,7 @@ static int64_t leading_dimension(int64_t n) { return (round_up(n, 64) / 64 | 1) 
  * accumulators' way out and in. */
 static int64_t block_of_k(const fnn_row *row)
 {
-    return 128 * 1024 / (row->nr * (int64_t)4);
+    return 128 * 1024 / (row->nr * (int64_t)row->kw);
 }
 
 /* ---- creation -------------------------------------------------------------------------------- */
@@ -177,7 +177,7 @@ static const layer *layer_at(const fnn_network *net, const path *way, int i)
 /* Bytes of its packed weights, and of a vector of its scales or biases. */
 static int64_t weight_bytes(const layer *l)
 {
-    return round_up(l->n_panels * l->row->nr * l->n_groups * 4, 64);
+    return round_up(l->n_panels * l->row->nr * l->n_groups * l->row->kw, 64);
 }
 static int64_t vector_bytes(const layer *l) { return round_up(l->n_panels * l->row->nr * 4, 64); }
 
@@ -200,6 +200,10 @@ static int64_t choose_block(const fnn_network *net, path *way, int64_t size)
         return way->mr * (n_tiles < 1 ? 1 : n_tiles > 8 ? 8 : n_tiles);
     }
     int64_t n_tiles = l2 / 2 / widest / way->mr;
+    /* Tiles that are not packed wait for the first pass through a panel, so more of them have to share it,
+     * though their inputs come from L3 then (AVX2 on Zen 3: 1024 x 5 5 %, 784-2500-... 10 % faster). */
+    if (way->first->row->pack == NULL && MAX_TILES * way->mr * widest <= (int64_t)4 << 20)
+        n_tiles = MAX_TILES;
     /* Of wide layers at least 8 tiles, which L3 may hold: with 4, weights from memory are not hidden
      * (784-2500-..., 64 rows: 19 %). Of very wide ones, what is reasonable. */
     if (n_tiles < 8) n_tiles = (int64_t)64 << 20 >= 8 * way->mr * widest ? 8 : 1;
@@ -263,8 +267,8 @@ static layer plan_layer(const fnn_dense *from, const fnn_dense *next, const fnn_
                .activation = from->activation,
                .parameters = {from->parameters[0], from->parameters[1]}};
     l.ld = leading_dimension(l.n_panels * row->nr * 4);
-    l.ld_u8 = leading_dimension(l.n_panels * row->nr);
-    if (row->kr == 4) {
+    l.ld_u8 = leading_dimension(l.n_panels * row->nr * size_of(row));
+    if (fnn_is_i8(row)) {
         l.inverse = (float)(1 / (double)from->input_scale);
         l.zero = from->input_zero;
         l.is_u8_out = next != NULL && strcmp(format_of(next), "i8") == 0 &&
@@ -279,7 +283,7 @@ static layer plan_layer(const fnn_dense *from, const fnn_dense *next, const fnn_
 static char *place_layer(layer *l, const fnn_dense *from, const fnn_dense *next, char *at)
 {
     const int64_t n_padded = l->n_panels * l->row->nr, n_vector = vector_bytes(l);
-    const int is_i8 = l->row->kr == 4;
+    const int is_i8 = fnn_is_i8(l->row);
     int is_finite = fnn_pack(l->row, from, at);
     l->w = at;
     at += weight_bytes(l);
@@ -349,7 +353,7 @@ fnn_status fnn_network_create(const fnn_dense *layers, int n_layers, const fnn_d
         if (status != FNN_OK) break;
         layer *l = &net->layers[i];
         *l = plan_layer(from, place + 1 < n_layers ? &layers[place + 1] : NULL, row);
-        n_bytes += weight_bytes(l) + vector_bytes(l) * (row->kr < 4 ? 1 : l->is_u8_out ? 4 : 2);
+        n_bytes += weight_bytes(l) + vector_bytes(l) * (!fnn_is_i8(row) ? 1 : l->is_u8_out ? 4 : 2);
         if (i < n_layers) {
             net->n_madds += l->k * l->n;
             net->ns_per_row += l->ns_per_row;
@@ -724,7 +728,7 @@ static void run_panels(const layer_run *run, int64_t panel)
                                                              : FNN_Z;
     /* One tile alone, which may be one row, is spared divisions. */
     const int64_t kc = run->n_tiles == 1 || p->is_in_l2 ? l->n_groups : block_of_k(row);
-    const int64_t panel_bytes = l->n_groups * row->nr * 4;
+    const int64_t panel_bytes = l->n_groups * row->nr * row->kw;
     /* u8 has no room for what a sum in progress holds. */
     const int64_t n_blocks =
         run->n_tiles == 1 || p->is_in_l2 || l->k == 0 || run->is_u8_out ? 1 : (l->n_groups + kc - 1) / kc;
@@ -737,6 +741,7 @@ static void run_panels(const layer_run *run, int64_t panel)
             const uint32_t *cuts = run->b->cuts + tile * p->net->n_cuts;
             const int64_t from = block == 0 ? 0 : cuts[block];
             const int64_t to = is_last ? run->n_active[tile] : cuts[block + 1];
+            const int64_t next = is_last ? l->n_groups : (block + 1) * kc;
             fnn_tile t = {
                 .m = (int)(start_of_tile(tile + 1, run->n_tiles, run->m, row->mr) - i),
                 .n = n,
@@ -744,27 +749,29 @@ static void run_panels(const layer_run *run, int64_t panel)
                 .ldx = run->ldx,
                 .list = run->b->lists + tile * p->net->n_list + from,
                 .n_active = to - from,
+                .has_gaps = (to - from) * 4 < (next - block * kc) * 3,
                 .w = (const char *)l->w + panel * panel_bytes,
                 .panel_stride = panel_bytes,
                 .bias = how.bias + first,
                 .scale = how.scale == NULL ? NULL : how.scale + first,
-                .y = run->y + i * run->ldy + first * (run->is_u8_out ? 1 : 4),
+                .y = run->y + i * run->ldy + first * (run->is_u8_out ? size_of(row) : 4),
                 .ldy = run->ldy,
                 .finish = is_last ? finish : FNN_SUSPEND,
                 .is_continued = block > 0,
-                .ahead = 0, /* with a member left out, gcc fills all with "rep stos": 10 ns */
-                .ahead_step = 0,
+                .ahead = 0,
+                .ahead_step = 0, /* with a member left out, gcc fills all with "rep stos": 10 ns */
             };
             assert(t.m >= 1 && t.m <= row->mr && t.n >= 1 && t.n_active >= 0);
             assert(t.n_active == 0 || t.list[t.n_active - 1] < l->n_groups);
+            t.ahead = (uintptr_t)t.w + (uintptr_t)(next * row->nr * row->kw);
             if (run->n_tiles > 1 && is_packed(p, l, t.m)) {
-                const int64_t next = is_last ? l->n_groups : (block + 1) * kc;
                 t.x = run->packed + tile * run->packed_stride + from * row->mr * 4;
-                t.ahead_step = (row->nr * 4 + run->n_tiles - 1) / run->n_tiles;
-                t.ahead = (uintptr_t)t.w + (uintptr_t)(next * row->nr * 4) +
-                          (uintptr_t)(tile * t.ahead_step * (next - block * kc));
+                t.ahead_step = (row->nr * row->kw + run->n_tiles - 1) / run->n_tiles;
+                t.ahead += (uintptr_t)(tile * t.ahead_step * (next - block * kc));
                 row->gemm_packed(&t);
             } else {
+                /* One tile fetches, for two instructions a step. The last two may be small. */
+                if (tile + 3 == run->n_tiles && !p->is_in_l2) t.ahead_step = row->nr * row->kw;
                 row->gemm(&t);
             }
             if (!is_in_gemm(activation) && is_last)
@@ -832,9 +839,16 @@ static void fetch_rows(const pass *p, const layer *l, const row_set *rows, int64
         fnn_fetch(row_at(p, rows, i), l->k * size);
 }
 
+/* k inputs of an i8 layer, of 1 or 2 bytes, to bytes. */
+static void keep_u8(uint8_t *to, const char *from, int64_t k, int64_t size)
+{
+    if (size == 1) memcpy(to, from, (size_t)k);
+    else for (int64_t j = 0; j < k; j++) to[j] = (uint8_t)from[2 * j]; /* little-endian */
+}
+
 /* The rows of run->x to the layer's own format, tile by tile; run->x may become the caller's rows.
- * `size`: bytes of an input where they are floats of the layer before (4), u8 that it gave (1), or the
- * caller's (0). */
+ * `size`: bytes of an input where they are floats of the layer before (4), what it gave to u8 (1 or 2),
+ * or the caller's (0). */
 static void encode_rows(layer_run *run, const row_set *rows, int size, const fnn_stage_rows *kept,
                         int64_t *n_active, uint64_t *is_lost)
 {
@@ -873,7 +887,7 @@ static void encode_rows(layer_run *run, const row_set *rows, int size, const fnn
         }
         assert(n_active[tile] <= l->n_groups);
         for (int i = 0; kept != NULL && i < e.m; i++)
-            memcpy((uint8_t *)kept->q + (r + i) * l->k, (char *)e.to + i * ldx, (size_t)l->k);
+            keep_u8((uint8_t *)kept->q + (r + i) * l->k, (char *)e.to + i * ldx, l->k, size_of(l->row));
         for (int i = 0; is_nan != 0; i++, is_nan >>= 1)
             if (is_nan & 1) is_lost[(r + i) / 64] |= (uint64_t)1 << (r + i) % 64;
         if (n_tiles > 1) {
@@ -917,8 +931,8 @@ static void emit_trace(pass *p, int i, const layer *l, int64_t first, int m, buf
 
 enum { SORT_MADDS = 1 << 15 /* of a row, from which on sorting pays */ };
 
-/* Where the first layer copies its rows anyway: int8 rows are read where they lie, and copying them
- * costs more than it gains. */
+/* Where the first layer copies its rows anyway: whole groups of u8 are read where they lie, and copying
+ * them costs more than it gains. */
 static int may_sort(const pass *p, int m)
 {
     const fnn_call *call = p->call;
@@ -1019,7 +1033,7 @@ static int run_block(pass *p, const row_set *rows, int is_caller)
         b.from = b.to;
         b.to = swap;
         ldx = is_u8_out ? l->ld_u8 : l->ld;
-        size = is_u8_out ? 1 : 4;
+        size = is_u8_out ? (int)size_of(l->row) : 4;
     }
     fnn_fp_mode_restore(fp_mode);
     fnn_workspace_give_back(workspace);

@@ -9,6 +9,11 @@
  *     f32      1  a float             float   fma(x, w, sum)                   sum
  *     bf16     2  two bfloat16        float   two fmas, or what the CPU has    sum
  *     i8       4  four u8 (s8 of w)   int32   sum + x0 w0 + .. + x3 w3         fma(sum, scale, bias)
+ *              2  two u16 (s8 of w)   int32   sum + x0 w0 + x1 w1              where x86 lacks VNNI
+ *
+ * There the product of u8 and s8 adds pairs in 16 bits and saturates, so both are widened: inputs when
+ * they are encoded, weights (bytes in memory) when they are loaded. Groups of four that are widened at
+ * each use take 1.2 to 1.5 times as long, weights of 16 bits twice as long for one row.
  */
 #ifndef FNN_OPERANDS_H
 #define FNN_OPERANDS_H
@@ -29,11 +34,16 @@
 #define CERTIFY_bf16 NULL
 #define CERTIFY_i8 NULL
 
-/* KR: inputs of a group. BITS: of a group that are not all zero if it matters (-0 does not).
- * REGISTERS: what a spread group or a loaded weight vector takes. */
-enum { KR_f32 = 1, BITS_f32 = 0x7fffffff, REGISTERS_f32 = 1 };
-enum { KR_bf16 = 2, BITS_bf16 = 0x7fff7fff };
-enum { KR_i8 = 4, BITS_i8 = -1, REGISTERS_i8 = V8_REGISTERS };
+enum { FETCH_NOTHING, FETCH_AHEAD, FETCH_LISTED, STEPS_LATER = 8 }; /* of a tile, see microkernel.h */
+
+/* KR: inputs of a group. KW: bytes of a column's weights of a group. BITS: of a group that are not all zero if it matters (-0 does not).
+ * REGISTERS: what a spread group or a loaded weight vector takes. SPARE: what a step takes beside those.
+ * IS_SCALED: z is not the sum itself. */
+enum { KR_f32 = 1, BITS_f32 = 0x7fffffff, REGISTERS_f32 = 1, SPARE_f32 = 0 };
+enum { KW_f32 = 4, IS_SCALED_f32 = 0 };
+enum { KR_bf16 = 2, BITS_bf16 = 0x7fff7fff, KW_bf16 = 4, IS_SCALED_bf16 = 0 };
+enum { KR_i8 = V8_KR, BITS_i8 = -1, REGISTERS_i8 = V8_REGISTERS, SPARE_i8 = V8_SPARE };
+enum { KW_i8 = V8_KR, IS_SCALED_i8 = 1 };
 
 /* ---- f32 ------------------------------------------------------------------------------------- */
 
@@ -77,7 +87,7 @@ FNN_INLINE uint16_t to_bf16(float x)
 
 #ifdef FNN_BF16
 typedef vi x_bf16, w_bf16;
-enum { REGISTERS_bf16 = 1 };
+enum { REGISTERS_bf16 = 1, SPARE_bf16 = 0 };
 FNN_INLINE x_bf16 spread_bf16(const char *x)
 {
     int32_t two;
@@ -88,7 +98,7 @@ FNN_INLINE w_bf16 load_bf16(const char *w) { return vi_load(w); }
 FNN_INLINE sum_bf16 step_bf16(sum_bf16 sum, x_bf16 x, w_bf16 w) { return v_dot_bf16(sum, x, w); }
 #else
 typedef struct { vf even, odd; } x_bf16, w_bf16;
-enum { REGISTERS_bf16 = 2 };
+enum { REGISTERS_bf16 = 2, SPARE_bf16 = 1 };
 FNN_INLINE x_bf16 widen_bf16(vi two)
 {
     return (x_bf16){vi_as_float(vi_shift_left_16(two)),
@@ -145,19 +155,23 @@ FNN_INLINE void suspend_i8(char *y, sum_i8 sum) { vi_store(y, sum); }
 FNN_INLINE vf z_i8(sum_i8 sum, vf scale, vf bias) { return v_fma(vi_to_float(sum), scale, bias); }
 FNN_INLINE vi from_u8_i8(const uint8_t *x, int64_t n)
 {
-    return n >= 4 * FNN_VEC_WIDTH ? vi_load(x) : vi_load_first(x, (int)n);
+    uint8_t first[KR_i8 * FNN_VEC_WIDTH] = {0};
+    if (n >= KR_i8 * FNN_VEC_WIDTH) return v8_widen(x);
+    memcpy(first, x, (size_t)n);
+    return v8_widen(first);
 }
 FNN_INLINE vi from_f32_i8(const float *x, int64_t n, const fnn_encode *e, int row)
 {
-    uint8_t four[4 * FNN_VEC_WIDTH] = {0};
+    enum { N = KR_i8 * FNN_VEC_WIDTH };
+    uint8_t bytes[N] = {0};
     const vf inverse = v_set1(e->inverse), zero = v_set1(e->zero);
-    for (int at = 0; at < 4 * FNN_VEC_WIDTH && at < n; at += FNN_VEC_WIDTH) {
+    for (int at = 0; at < N && at < n; at += FNN_VEC_WIDTH) {
         const vf a = n - at >= FNN_VEC_WIDTH ? v_load(x + at) : v_load_first(x + at, (int)(n - at));
         if (v_is_nan(a)) *e->is_nan |= 1u << row;
-        v_store_u8(four + at, v_fma(a, inverse, zero));
+        v_store_u8(bytes + at, v_fma(a, inverse, zero));
     }
-    if (n < 4 * FNN_VEC_WIDTH) memset(four + n, 0, (size_t)(4 * FNN_VEC_WIDTH - n)); /* not `zero` */
-    return vi_load(four);
+    if (n < N) memset(bytes + n, 0, (size_t)(N - n)); /* not `zero` */
+    return v8_widen(bytes);
 }
 
 #endif

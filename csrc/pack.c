@@ -23,10 +23,10 @@ uint16_t fnn_bf16(float x)
 
 /* ---- weight by weight ------------------------------------------------------------------------ */
 
-/* The weight of input k and output j as 4 / kr bytes at `to`. Returns 0 if it is not finite. */
+/* The weight of input k and output j as kw / kr bytes at `to`. Returns 0 if it is not finite. */
 static int put(const fnn_row *row, const fnn_dense *layer, int64_t k, int64_t j, char *to)
 {
-    if (row->kr == 4) {
+    if (fnn_is_i8(row)) {
         *to = (char)layer->weight_i8[k * layer->n_outputs + j];
         return 1;
     }
@@ -43,7 +43,7 @@ static int put(const fnn_row *row, const fnn_dense *layer, int64_t k, int64_t j,
 int fnn_pack_piece(const fnn_row *row, const fnn_dense *layer, fnn_piece piece, void *target,
                    int64_t panel_stride)
 {
-    const int size = 4 / row->kr;
+    const int size = row->kw / row->kr;
     int is_finite = 1;
     for (int64_t panel = 0; panel < piece.n_panels; panel++) {
         const int64_t first = (piece.panel + panel) * row->nr, first_input = piece.group * row->kr;
@@ -98,10 +98,15 @@ static int copy_bf16(const float *from, int64_t stride, int64_t n, char *to)
     return !is_bad;
 }
 
-static void copy_i8(const int8_t *from, int64_t stride, int64_t n, char *to)
+static void copy_i8(const int8_t *from, int64_t stride, int64_t n, int kr, char *to)
 {
-    for (int64_t j = 0; j < n; j++)
-        for (int64_t i = 0; i < 4; i++) to[j * 4 + i] = (char)from[i * stride + j];
+    if (kr == 4) {
+        for (int64_t j = 0; j < n; j++)
+            for (int64_t i = 0; i < 4; i++) to[j * 4 + i] = (char)from[i * stride + j];
+    } else {
+        for (int64_t j = 0; j < n; j++)
+            for (int64_t i = 0; i < 2; i++) to[j * 2 + i] = (char)from[i * stride + j];
+    }
 }
 
 /* A block of so many groups at a time for all panels: their rows are read once, in order, and each
@@ -118,10 +123,10 @@ static int pack_whole(const fnn_row *row, const fnn_dense *layer, int64_t n_pane
         const int64_t end = first + GROUPS_AT_ONCE < n_groups ? first + GROUPS_AT_ONCE : n_groups;
         for (int64_t panel = 0; panel < n_panels; panel++) {
             for (int64_t group = first; group < end; group++) {
-                char *const to = target + panel * panel_stride + group * nr * 4;
-                const int64_t k = group * row->kr, j = panel * nr;
-                if (row->kr == 4) {
-                    copy_i8(layer->weight_i8 + k * layer->n_outputs + j, layer->n_outputs, nr, to);
+                char *const to = target + panel * panel_stride + group * nr * row->kw;
+                const int64_t k = group * row->kr, j = panel * nr, n = layer->n_outputs;
+                if (fnn_is_i8(row)) {
+                    copy_i8(layer->weight_i8 + k * n + j, n, nr, row->kr, to);
                     continue;
                 }
                 const float *const from = layer->weight + k * layer->stride_input + j;
@@ -137,14 +142,15 @@ int fnn_pack(const fnn_row *row, const fnn_dense *layer, void *target)
 {
     const int64_t n_panels = fnn_panels(layer->n_outputs, row->nr);
     const int64_t n_groups = fnn_groups(layer->n_inputs, row->kr);
-    const int64_t panel_stride = n_groups * row->nr * 4;
-    const int is_contiguous = row->kr == 4 || layer->stride_output == 1;
+    const int64_t panel_stride = n_groups * row->nr * row->kw;
+    const int is_contiguous = fnn_is_i8(row) || layer->stride_output == 1;
     const int64_t whole_panels = is_contiguous ? layer->n_outputs / row->nr : 0;
     const int64_t whole_groups = layer->n_inputs / row->kr;
     char *const to = target;
     int is_finite = pack_whole(row, layer, whole_panels, whole_groups, to, panel_stride);
     const fnn_piece last_group = {0, whole_panels, whole_groups, n_groups - whole_groups};
-    is_finite &= fnn_pack_piece(row, layer, last_group, to + whole_groups * row->nr * 4, panel_stride);
+    is_finite &= fnn_pack_piece(row, layer, last_group, to + whole_groups * row->nr * row->kw,
+                                panel_stride);
     const fnn_piece last_panels = {whole_panels, n_panels - whole_panels, 0, n_groups};
     is_finite &= fnn_pack_piece(row, layer, last_panels, to + whole_panels * panel_stride, panel_stride);
     return is_finite;

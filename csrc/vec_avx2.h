@@ -63,12 +63,16 @@ static inline vf v_load_u8_first(const uint8_t *p, int n)
     return v_load_u8(all);
 }
 
-static inline void v_store_u8(uint8_t *p, vf a)
+/* Rounded half to even, held in 0..255. */
+static inline __m128i v_to_u16(vf a)
 {
     a = _mm256_min_ps(_mm256_max_ps(a, _mm256_setzero_ps()), _mm256_set1_ps(255.0f));
     const __m256i whole = _mm256_cvtps_epi32(a);
-    const __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(whole),
-                                          _mm256_extracti128_si256(whole, 1));
+    return _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+}
+static inline void v_store_u8(uint8_t *p, vf a)
+{
+    const __m128i half = v_to_u16(a);
     _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(half, half));
 }
 
@@ -94,15 +98,15 @@ static inline vf vi_as_float(vi a) { return _mm256_castsi256_ps(a); }
 static inline vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
 static inline vi vi_shift_left_16(vi a) { return _mm256_slli_epi32(a, 16); }
 
-#ifdef FNN_VNNI
 typedef vi v8_x, v8_w;
-enum { V8_REGISTERS = 1 };
 static inline v8_x v8_spread(const void *p)
 {
-    int32_t four;
-    memcpy(&four, p, 4);
-    return _mm256_set1_epi32(four);
+    int32_t group;
+    memcpy(&group, p, 4);
+    return _mm256_set1_epi32(group);
 }
+#ifdef FNN_VNNI
+enum { V8_KR = 4, V8_REGISTERS = 1, V8_SPARE = 0 };
 static inline v8_w v8_load(const void *p) { return vi_load(p); }
 static inline void v8_hide(v8_w *w) { (void)w; }
 static inline vi v8_dot(vi sum, v8_x x, v8_w w)
@@ -110,39 +114,36 @@ static inline vi v8_dot(vi sum, v8_x x, v8_w w)
     __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
     return sum;
 }
+static inline vi v8_widen(const uint8_t *x) { return vi_load(x); }
+static inline void v8_store(void *y, vf a) { v_store_u8(y, a); }
 #else
-typedef struct { vi even, odd; } v8_x, v8_w; /* 16 bits each: exact where vpmaddubsw saturates */
-enum { V8_REGISTERS = 2 };
-static inline v8_x v8_spread(const void *p)
-{
-    int32_t four;
-    memcpy(&four, p, 4);
-    const vi x = _mm256_set1_epi32(four);
-    return (v8_x){_mm256_and_si256(x, _mm256_set1_epi32(0x00ff00ff)), _mm256_srli_epi16(x, 8)};
-}
+enum { V8_KR = 2, V8_REGISTERS = 1, V8_SPARE = 1 }; /* 16 bits: exact, where vpmaddubsw saturates */
 static inline v8_w v8_load(const void *p)
 {
-    const vi w = vi_load(p);
-    return (v8_w){_mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), _mm256_srai_epi16(w, 8)};
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
 }
-static inline void v8_hide(v8_w *w) { __asm__("" : "+x"(w->even), "+x"(w->odd)); }
+static inline void v8_hide(v8_w *w) { __asm__("" : "+x"(*w)); }
+/* In assembly: gcc 12 has several products in flight, and no registers for them. */
 static inline vi v8_dot(vi sum, v8_x x, v8_w w)
 {
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x.even, w.even));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(x.odd, w.odd));
+    vi products;
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+            : "+x"(sum), "=&x"(products) : "x"(x), "x"(w));
+    return sum;
 }
+static inline vi v8_widen(const uint8_t *x)
+{
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)x));
+}
+static inline void v8_store(void *y, vf a) { _mm_storeu_si128(y, v_to_u16(a)); }
 #endif
 
 /* list[j] = k + (index of the j-th set bit); writes 8 elements, returns the number of bits. */
-#include "compact4.h"
+#include "compact8.h"
 static inline int v_compact(uint32_t *list, uint32_t k, unsigned bits)
 {
-    const __m128i base = _mm_set1_epi32((int)k);
-    const __m128i low = _mm_loadu_si128((const __m128i *)fnn_lanes[bits & 15]);
-    const __m128i high = _mm_loadu_si128((const __m128i *)fnn_lanes[bits >> 4]);
-    const int n_low = fnn_n_lanes[bits & 15];
-    _mm_storeu_si128((__m128i *)list, _mm_add_epi32(base, low));
-    _mm_storeu_si128((__m128i *)(list + n_low),
-                     _mm_add_epi32(_mm_add_epi32(base, _mm_set1_epi32(4)), high));
-    return n_low + fnn_n_lanes[bits >> 4];
+    const __m128i lanes = _mm_loadl_epi64((const __m128i *)&fnn_lanes[bits]);
+    const vi at = _mm256_add_epi32(_mm256_set1_epi32((int)k), _mm256_cvtepu8_epi32(lanes));
+    _mm256_storeu_si256((vi *)list, at);
+    return __builtin_popcount(bits);
 }

@@ -50,11 +50,14 @@ static inline vf v_load_u8_first(const uint8_t *p, int n)
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
 }
 
-/* Beyond 2^31 the first conversion gives 0x80000000, which is large without a sign. */
+/* Rounded half to even, at least 0. Beyond 2^31 that gives 0x80000000, which is large without a sign. */
+static inline __m512i v_whole(vf a)
+{
+    return _mm512_cvtps_epi32(_mm512_max_ps(a, _mm512_setzero_ps()));
+}
 static inline void v_store_u8(uint8_t *p, vf a)
 {
-    const __m512i whole = _mm512_cvtps_epi32(_mm512_max_ps(a, _mm512_setzero_ps()));
-    _mm_storeu_si128((__m128i *)p, _mm512_cvtusepi32_epi8(whole));
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtusepi32_epi8(v_whole(a)));
 }
 
 static inline vi vi_set1(int32_t a) { return _mm512_set1_epi32(a); }
@@ -81,43 +84,47 @@ static inline vf v_dot_bf16(vf sum, vi x, vi w)
 }
 #endif
 
-#ifdef FNN_VNNI
-/* In assembly: gcc 12 keeps accumulators of _mm512_dpbusd_epi32 in memory now and then. */
 typedef vi v8_x, v8_w;
-enum { V8_REGISTERS = 1 };
 static inline v8_x v8_spread(const void *p)
 {
-    int32_t four;
-    memcpy(&four, p, 4);
-    return _mm512_set1_epi32(four);
+    int32_t group;
+    memcpy(&group, p, 4);
+    return _mm512_set1_epi32(group);
 }
+#ifdef FNN_VNNI
+enum { V8_KR = 4, V8_REGISTERS = 1, V8_SPARE = 0 };
 static inline v8_w v8_load(const void *p) { return vi_load(p); }
 static inline void v8_hide(v8_w *w) { (void)w; }
+/* In assembly: gcc 12 keeps accumulators of _mm512_dpbusd_epi32 in memory now and then. */
 static inline vi v8_dot(vi sum, v8_x x, v8_w w)
 {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
     return sum;
 }
+static inline vi v8_widen(const uint8_t *x) { return vi_load(x); }
+static inline void v8_store(void *y, vf a) { v_store_u8(y, a); }
 #else
-typedef struct { vi even, odd; } v8_x, v8_w; /* 16 bits each: exact where vpmaddubsw saturates */
-enum { V8_REGISTERS = 2 };
-static inline v8_x v8_spread(const void *p)
-{
-    int32_t four;
-    memcpy(&four, p, 4);
-    const vi x = _mm512_set1_epi32(four);
-    return (v8_x){_mm512_and_si512(x, _mm512_set1_epi32(0x00ff00ff)), _mm512_srli_epi16(x, 8)};
-}
+enum { V8_KR = 2, V8_REGISTERS = 1, V8_SPARE = 1 }; /* 16 bits: exact, where vpmaddubsw saturates */
 static inline v8_w v8_load(const void *p)
 {
-    const vi w = vi_load(p);
-    return (v8_w){_mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8), _mm512_srai_epi16(w, 8)};
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));
 }
-static inline void v8_hide(v8_w *w) { __asm__("" : "+v"(w->even), "+v"(w->odd)); }
+static inline void v8_hide(v8_w *w) { __asm__("" : "+v"(*w)); }
+/* In assembly: gcc 12 has several products in flight, and no registers for them. */
 static inline vi v8_dot(vi sum, v8_x x, v8_w w)
 {
-    sum = _mm512_add_epi32(sum, _mm512_madd_epi16(x.even, w.even));
-    return _mm512_add_epi32(sum, _mm512_madd_epi16(x.odd, w.odd));
+    vi products;
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+            : "+v"(sum), "=&v"(products) : "v"(x), "v"(w));
+    return sum;
+}
+static inline vi v8_widen(const uint8_t *x)
+{
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)x));
+}
+static inline void v8_store(void *y, vf a)
+{
+    _mm256_storeu_si256(y, _mm512_cvtepi32_epi16(_mm512_min_epu32(v_whole(a), vi_set1(255))));
 }
 #endif
 

@@ -93,7 +93,7 @@ static inline vi vi_shift_left_16(vi a) { return vshlq_n_s32(a, 16); }
 /* Base NEON, without its dot products: 16 bits, products of 32, sums of neighbours. */
 typedef int16x8_t v8_x; /* four inputs twice */
 typedef struct { int16x8_t low, high; } v8_w; /* two columns each */
-enum { V8_REGISTERS = 2 };
+enum { V8_KR = 4, V8_REGISTERS = 2, V8_SPARE = 1 };
 static inline v8_x v8_spread(const void *p)
 {
     uint32_t four;
@@ -115,6 +115,9 @@ static inline vi v8_dot(vi sum, v8_x x, v8_w w)
                                vmull_s16(four, vget_high_s16(w.high)));
     return vaddq_s32(sum, vpaddq_s32(low, high));
 }
+
+static inline vi v8_widen(const uint8_t *x) { return vi_load(x); }
+static inline void v8_store(void *y, vf a) { v_store_u8(y, a); }
 
 /* list[j] = k + (index of the j-th set bit); writes 4 elements, returns the number of bits. */
 #include "compact4.h"

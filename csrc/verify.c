@@ -15,30 +15,31 @@
 
 #include "kernel.h"
 
-/* A piece has at most so many groups and columns: with the tiles of try_piece, 51,000 multiply-adds for
- * a kernel of 12 x 32. A layer has two; of a network so many layers are tried, evenly spread, and the
- * first of each kind of kernel. */
-enum { MOST_GROUPS = 32, MOST_COLUMNS = 256, MOST_PANELS = 8, MOST_LAYERS = 8 };
-enum { LD = MOST_GROUPS * 4 + FNN_SLACK * 4, LD_Y = (MOST_COLUMNS + FNN_SLACK) * 4 }; /* bytes */
+/* A piece has at most so many inputs and columns: with the tiles of try_piece, 51,000 multiply-adds of the
+ * scalar kernel where ours has 12 x 32. A layer has two; of a network so many layers are tried, evenly
+ * spread, and the first of each kind of kernel. */
+enum { MOST_INPUTS = 32, MOST_COLUMNS = 256, MOST_PANELS = 8, MOST_LAYERS = 8 };
+enum { WHOLE = 4 }; /* inputs: whole groups of every kernel */
+enum { LD = MOST_INPUTS * 4 + FNN_SLACK * 4, LD_Y = (MOST_COLUMNS + FNN_SLACK) * 4 }; /* bytes */
 
 /* One side of a comparison: rows in a kernel's own format, the groups that matter, what came out. */
 typedef struct {
     char x[FNN_MAX_MR * LD];
     char y[FNN_MAX_MR * LD_Y];
-    uint32_t list[MOST_GROUPS + FNN_SLACK];
+    uint32_t list[MOST_INPUTS + FNN_SLACK];
     int64_t n_active;
 } side;
 
 typedef struct {
     const fnn_packed *l;
     const fnn_row *scalar;   /* of l's format */
-    fnn_piece piece;         /* of l's panels */
-    int64_t n_inputs;        /* of the piece */
+    int64_t panel, n_panels; /* the piece: of l's panels, and of its inputs */
+    int64_t input, n_inputs;
     uint64_t seed;
-    float floats[FNN_MAX_MR * MOST_GROUPS * 4];
-    uint8_t pixels[FNN_MAX_MR * MOST_GROUPS * 4];
+    float floats[FNN_MAX_MR * MOST_INPUTS];
+    uint8_t pixels[FNN_MAX_MR * MOST_INPUTS];
     char packed[FNN_MAX_MR * LD];                 /* x for gemm_packed */
-    char panels[MOST_GROUPS * MOST_COLUMNS * 4];  /* the piece for the scalar kernel */
+    char panels[MOST_INPUTS * MOST_COLUMNS * 4];  /* the piece for the scalar kernel */
     side ours, reference;
 } trial;
 
@@ -93,17 +94,40 @@ static void encode(const trial *t, const fnn_row *row, side *s, int m, int is_u8
     s->n_active = (is_u8 ? row->encode_u8 : row->encode_f32)(&e);
 }
 
+/* The bits of element k of row i of what a row of the table made. */
+static uint32_t element(const fnn_row *row, const char *rows, int64_t ld, int i, int64_t k)
+{
+    const int size = 4 / row->kr;
+    uint32_t bits = 0;
+    memcpy(&bits, rows + i * ld + k * size, (size_t)size); /* little-endian */
+    return bits;
+}
+
+/* Whether inputs and list are what they should be: the scalar kernel's inputs, which may lie in another
+ * size, and the groups in which one of them is not zero. */
 static int encodes_alike(trial *t, int m, int is_u8)
 {
+    const fnn_row *row = t->l->row, *scalar = t->scalar;
     unsigned is_nan[2] = {0, 0};
-    encode(t, t->l->row, &t->ours, m, is_u8, &is_nan[0]);
-    encode(t, t->scalar, &t->reference, m, is_u8, &is_nan[1]);
-    const int64_t n = t->ours.n_active;
-    if (n != t->reference.n_active || is_nan[0] != is_nan[1]) return 0;
-    if (memcmp(t->ours.list, t->reference.list, (size_t)n * 4) != 0) return 0;
-    for (int i = 0; i < m; i++)
-        if (memcmp(t->ours.x + i * LD, t->reference.x + i * LD, (size_t)t->piece.n_groups * 4) != 0) return 0;
-    return 1;
+    encode(t, row, &t->ours, m, is_u8, &is_nan[0]);
+    encode(t, scalar, &t->reference, m, is_u8, &is_nan[1]);
+    if (is_nan[0] != is_nan[1]) return 0;
+    const uint32_t sign = fnn_is_i8(row) ? 0 : row->kr == 1 ? 0x80000000u : 0x8000u;
+    int64_t n_active = 0;
+    for (int64_t g = 0; g < fnn_groups(t->n_inputs, row->kr); g++) {
+        int is_active = 0;
+        for (int64_t k = g * row->kr; k < (g + 1) * row->kr; k++) {
+            for (int i = 0; i < m; i++) {
+                const uint32_t ours = element(row, t->ours.x, LD, i, k);
+                const uint32_t wanted = k < t->n_inputs ? element(scalar, t->reference.x, LD, i, k) : 0;
+                if (ours != wanted) return 0;
+                is_active |= (ours & ~sign) != 0;
+            }
+        }
+        if (is_active && (n_active >= t->ours.n_active || t->ours.list[n_active] != g)) return 0;
+        n_active += is_active;
+    }
+    return n_active == t->ours.n_active;
 }
 
 /* ---- tiles ----------------------------------------------------------------------------------- */
@@ -111,7 +135,7 @@ static int encodes_alike(trial *t, int m, int is_u8)
 /* The tile of n columns; whose weights and inputs is for the caller to say. */
 static fnn_tile tile_of(const trial *t, side *s, int m, int64_t n, fnn_finish finish)
 {
-    const int64_t first = t->piece.panel * t->l->row->nr;
+    const int64_t first = t->panel * t->l->row->nr;
     const float *const scale = finish == FNN_TO_U8 ? t->l->scale_u8 : t->l->scale;
     return (fnn_tile){.m = m, .n = n, .x = s->x, .ldx = LD, .list = s->list, .n_active = s->n_active,
                       .bias = (finish == FNN_TO_U8 ? t->l->bias_u8 : t->l->bias) + first,
@@ -122,17 +146,23 @@ static fnn_tile tile_of(const trial *t, side *s, int m, int64_t n, fnn_finish fi
 static fnn_tile our_tile(trial *t, int m, int64_t n, fnn_finish finish)
 {
     const fnn_row *row = t->l->row;
+    const int64_t group_bytes = row->nr * row->kw;
     fnn_tile tile = tile_of(t, &t->ours, m, n, finish);
-    tile.panel_stride = fnn_groups(t->l->from->n_inputs, row->kr) * row->nr * 4;
-    tile.w = (const char *)t->l->w + t->piece.panel * tile.panel_stride + t->piece.group * row->nr * 4;
+    tile.panel_stride = fnn_groups(t->l->from->n_inputs, row->kr) * group_bytes;
+    tile.w = (const char *)t->l->w + t->panel * tile.panel_stride + t->input / row->kr * group_bytes;
     tile.ahead = (uintptr_t)tile.w;
     return tile;
+}
+
+static int64_t scalar_panel_stride(const trial *t)
+{
+    return fnn_groups(t->n_inputs, t->scalar->kr) * t->scalar->nr * t->scalar->kw;
 }
 
 static void run_reference(trial *t, int m, int64_t n, fnn_finish finish)
 {
     fnn_tile tile = tile_of(t, &t->reference, m, n, finish);
-    tile.panel_stride = t->piece.n_groups * t->scalar->nr * 4;
+    tile.panel_stride = scalar_panel_stride(t);
     tile.w = t->panels;
     t->scalar->gemm(&tile);
 }
@@ -153,26 +183,29 @@ static double bf16_bound(const trial *t, int i, int64_t n)
 {
     const int nr = t->scalar->nr;
     const uint16_t *x = (const uint16_t *)(t->reference.x + i * LD);
-    const uint16_t *w = (const uint16_t *)(t->panels + n / nr * t->piece.n_groups * nr * 4) + n % nr * 2;
-    double sum = fabs((double)t->l->bias[t->piece.panel * t->l->row->nr + n]);
-    for (int64_t g = 0; g < t->piece.n_groups; g++)
-        for (int j = 0; j < 2; j++) sum += fabs((double)widened(x[g * 2 + j]) * widened(w[g * nr * 2 + j]));
-    const double n_steps = 2.0 * (double)t->piece.n_groups;
-    return sum < 0x1p126 ? n_steps * (5 * 0x1p-24 * sum + 0x1p-117) : INFINITY;
+    const uint16_t *w = (const uint16_t *)(t->panels + n / nr * scalar_panel_stride(t)) + n % nr * 2;
+    double sum = fabs((double)t->l->bias[t->panel * t->l->row->nr + n]);
+    for (int64_t k = 0; k < t->n_inputs; k++)
+        sum += fabs((double)widened(x[k]) * widened(w[k / 2 * nr * 2 + k % 2]));
+    return sum < 0x1p126 ? (double)t->n_inputs * (5 * 0x1p-24 * sum + 0x1p-117) : INFINITY;
 }
 
 static int agree(const trial *t, int m, int64_t n, fnn_finish finish)
 {
+    const fnn_row *row = t->l->row;
     for (int i = 0; i < m; i++) {
-        const char *a = t->ours.y + i * LD_Y, *b = t->reference.y + i * LD_Y;
-        if (finish == FNN_TO_U8) {
-            if (memcmp(a, b, (size_t)n) != 0) return 0;
-        } else if (t->scalar->kr != 2) {
-            if (!same_floats((const float *)a, (const float *)b, n)) return 0;
-        } else {
-            for (int64_t j = 0; j < n; j++) {
-                const double apart = fabs((double)((const float *)a)[j] - ((const float *)b)[j]);
-                const double bound = bf16_bound(t, i, j);
+        const float *a = (const float *)(t->ours.y + i * LD_Y);
+        const float *b = (const float *)(t->reference.y + i * LD_Y);
+        if (finish != FNN_TO_U8 && t->scalar->kr != 2) {
+            if (!same_floats(a, b, n)) return 0;
+            continue;
+        }
+        for (int64_t j = 0; j < n; j++) {
+            if (finish == FNN_TO_U8) {
+                const uint32_t wanted = element(t->scalar, t->reference.y, LD_Y, i, j);
+                if (element(row, t->ours.y, LD_Y, i, j) != wanted) return 0;
+            } else {
+                const double apart = fabs((double)a[j] - b[j]), bound = bf16_bound(t, i, j);
                 if (!(apart <= bound) && bound < INFINITY) return 0;
             }
         }
@@ -180,55 +213,66 @@ static int agree(const trial *t, int m, int64_t n, fnn_finish finish)
     return 1;
 }
 
+static int computes_alike(trial *t, const fnn_tile *tile)
+{
+    t->l->row->gemm(tile);
+    return agree(t, tile->m, tile->n, tile->finish);
+}
+
+/* What only tiles of the most rows are put to: K in two pieces, weights fetched ahead, packed inputs. */
+static int multiplies_whole_tiles_alike(trial *t, int64_t n, fnn_finish finish)
+{
+    const fnn_row *row = t->l->row;
+    fnn_tile tile = our_tile(t, row->mr, n, FNN_SUSPEND);
+    tile.n_active /= 2;
+    row->gemm(&tile);
+    tile.list += tile.n_active;
+    tile.n_active = t->ours.n_active - tile.n_active;
+    tile.finish = finish;
+    tile.is_continued = 1;
+    if (!computes_alike(t, &tile)) return 0;
+    tile = our_tile(t, row->mr, n < row->nr ? n : row->nr, finish);
+    tile.ahead_step = row->nr * row->kw;
+    if (!computes_alike(t, &tile)) return 0;
+    if (row->pack == NULL) return 1;
+    unsigned is_nan = 0;
+    const fnn_encode e = encode_of(t, &t->ours, row->mr, &is_nan);
+    row->pack(&e, t->ours.n_active, t->packed);
+    tile = our_tile(t, row->mr, n, finish);
+    tile.x = t->packed;
+    row->gemm_packed(&tile);
+    return agree(t, row->mr, n, finish);
+}
+
 /* Every way in which network.c has a tile of m rows computed. */
 static int multiplies_alike(trial *t, int m, int64_t n)
 {
-    const fnn_row *row = t->l->row;
     const fnn_finish finish = t->l->from->activation == FNN_act_relu ? FNN_RELU : FNN_Z;
     fnn_tile tile = our_tile(t, m, n, finish);
     run_reference(t, m, n, finish);
-    row->gemm(&tile);
-    if (!agree(t, m, n, finish)) return 0;
-    if (m == row->mr) {
-        tile = our_tile(t, m, n, FNN_SUSPEND); /* in two pieces of K */
-        tile.n_active /= 2;
-        row->gemm(&tile);
-        tile.list += tile.n_active;
-        tile.n_active = t->ours.n_active - tile.n_active;
-        tile.finish = finish;
-        tile.is_continued = 1;
-        row->gemm(&tile);
-        if (!agree(t, m, n, finish)) return 0;
-    }
-    if (m == row->mr && row->pack != NULL) {
-        unsigned is_nan = 0;
-        const fnn_encode e = encode_of(t, &t->ours, m, &is_nan);
-        row->pack(&e, t->ours.n_active, t->packed);
-        tile = our_tile(t, m, n, finish);
-        tile.x = t->packed;
-        row->gemm_packed(&tile);
-        if (!agree(t, m, n, finish)) return 0;
-    }
+    if (!computes_alike(t, &tile)) return 0;
+    tile.has_gaps = 1;
+    if (!computes_alike(t, &tile)) return 0;
+    if (m == t->l->row->mr && !multiplies_whole_tiles_alike(t, n, finish)) return 0;
     if (t->l->bias_u8 == NULL) return 1;
     tile = our_tile(t, m, n, FNN_TO_U8);
     run_reference(t, m, n, FNN_TO_U8);
-    row->gemm(&tile);
-    return agree(t, m, n, FNN_TO_U8);
+    return computes_alike(t, &tile);
 }
 
 /* One piece: the least and the most rows of a tile and some in between, few rows with many panels. */
 static int try_piece(trial *t)
 {
-    const fnn_row *row = t->l->row;
-    const int ratio = row->nr / t->scalar->nr;
-    const fnn_piece ours = t->piece;
-    const fnn_piece same = {ours.panel * ratio, ours.n_panels * ratio, ours.group, ours.n_groups};
-    const int64_t n_left = t->l->from->n_outputs - ours.panel * row->nr;
+    const fnn_row *row = t->l->row, *scalar = t->scalar;
+    const int ratio = row->nr / scalar->nr;
+    const fnn_piece same = {t->panel * ratio, t->n_panels * ratio, t->input / scalar->kr,
+                            fnn_groups(t->n_inputs, scalar->kr)};
+    const int64_t n_left = t->l->from->n_outputs - t->panel * row->nr;
     const int rows[] = {1, 1 + (int)(next_random(&t->seed) % (uint64_t)row->mr), row->mr};
-    fnn_pack_piece(t->scalar, t->l->from, same, t->panels, ours.n_groups * t->scalar->nr * 4);
+    fnn_pack_piece(scalar, t->l->from, same, t->panels, scalar_panel_stride(t));
     for (int i = 0; i < 3; i++) {
         const int m = rows[i], most = row->mr / m + 1;
-        const int64_t n = (most < ours.n_panels ? most : ours.n_panels) * row->nr;
+        const int64_t n = (most < t->n_panels ? most : t->n_panels) * row->nr;
         fill_rows(t, m);
         if (!encodes_alike(t, m, i == 1) || !multiplies_alike(t, m, n < n_left ? n : n_left)) return 0;
     }
@@ -240,22 +284,18 @@ static int try_piece(trial *t)
 /* Layer `number`: its last panels and inputs, whose edges are padded, and some of the rest. */
 static int try_layer(trial *t, const fnn_packed *l, int number)
 {
-    const fnn_row *row = l->row;
-    const int64_t n_panels = fnn_panels(l->from->n_outputs, row->nr);
-    const int64_t n_groups = fnn_groups(l->from->n_inputs, row->kr);
-    const int64_t panels = MOST_COLUMNS / row->nr < MOST_PANELS ? MOST_COLUMNS / row->nr : MOST_PANELS;
-    const int64_t groups = row->kr == 1 ? MOST_GROUPS : MOST_GROUPS / 2;
+    const int64_t k = l->from->n_inputs, n_panels = fnn_panels(l->from->n_outputs, l->row->nr);
+    const int64_t panels = MOST_COLUMNS / l->row->nr < MOST_PANELS ? MOST_COLUMNS / l->row->nr : MOST_PANELS;
+    const int64_t inputs = MOST_INPUTS;
     t->l = l;
     t->seed = (uint64_t)number;
-    t->piece.n_panels = panels < n_panels ? panels : n_panels;
-    t->piece.n_groups = groups < n_groups ? groups : n_groups;
+    t->n_panels = panels < n_panels ? panels : n_panels;
     for (int i = 0; i < 2; i++) {
-        const uint64_t places = (uint64_t)(n_panels - t->piece.n_panels + 1);
-        const uint64_t depths = (uint64_t)(n_groups - t->piece.n_groups + 1);
-        t->piece.panel = (int64_t)(i == 0 ? places - 1 : next_random(&t->seed) % places);
-        t->piece.group = (int64_t)(i == 0 ? depths - 1 : next_random(&t->seed) % depths);
-        const int64_t first = t->piece.group * row->kr, end = first + t->piece.n_groups * row->kr;
-        t->n_inputs = (end < l->from->n_inputs ? end : l->from->n_inputs) - first;
+        const uint64_t places = (uint64_t)(n_panels - t->n_panels + 1);
+        const uint64_t depths = (uint64_t)(k > inputs ? (k - inputs + WHOLE - 1) / WHOLE : 0) + 1;
+        t->panel = (int64_t)(i == 0 ? places - 1 : next_random(&t->seed) % places);
+        t->input = (int64_t)(i == 0 ? depths - 1 : next_random(&t->seed) % depths) * WHOLE;
+        t->n_inputs = k - t->input < inputs ? k - t->input : inputs;
         if (!try_piece(t)) return 0;
     }
     return 1;
@@ -276,9 +316,9 @@ static int activates_alike(trial *t, const fnn_dense *from, const fnn_row *float
 }
 
 /* Not by fnn_select, which asks the CPU anew each time: some 50 us on a virtual machine. */
-static const fnn_row *scalar_row(int kr)
+static const fnn_row *scalar_row(const fnn_row *row)
 {
-    return kr == 1 ? &fnn_row_f32_scalar : kr == 2 ? &fnn_row_bf16_scalar : &fnn_row_i8_scalar;
+    return fnn_is_i8(row) ? &fnn_row_i8_scalar : row->kr == 1 ? &fnn_row_f32_scalar : &fnn_row_bf16_scalar;
 }
 
 fnn_status fnn_verify(const fnn_packed *layers, int n, const fnn_row *floats, const fnn_row **broken)
@@ -295,7 +335,7 @@ fnn_status fnn_verify(const fnn_packed *layers, int n, const fnn_row *floats, co
         while (layers[row_at].row != l->row) row_at++;
         while (layers[activation_at].from->activation != l->from->activation) activation_at++;
         const int is_due = row_at == i || i % step == 0;
-        t->scalar = scalar_row(l->row->kr);
+        t->scalar = scalar_row(l->row);
         if (is_due && l->row != t->scalar && !try_layer(t, l, i)) *broken = l->row;
         else if (activation_at == i && !activates_alike(t, l->from, floats)) *broken = floats;
     }

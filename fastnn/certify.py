@@ -299,6 +299,7 @@ def shaped_weights(weight: _Float32, taps: Taps) -> tuple[npt.NDArray[np.int8], 
     Coding of Waveforms, 1984) along the inputs. Without taps: rint(weight / scale).
     """
     w = weight.astype(np.float64)
+    taps = taps.within(len(w))
     room = 127 - sum(map(abs, taps.taps)) / (2 * TAP)
     largest = np.abs(w).max(axis=0)
     scale = np.where(largest > 0, largest / max(room, 64), 1).astype(np.float32).astype(np.float64)

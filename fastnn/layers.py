@@ -100,6 +100,16 @@ class Dense:
         """The number of outputs: columns of `weight`."""
         return self.weight.shape[1]
 
+    @property
+    def n_parameters(self) -> int:
+        """The number of weights and biases."""
+        return self.weight.size + self.bias.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights and biases, float32."""
+        return self.weight.nbytes + self.bias.nbytes
+
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"Dense: {name} cannot be set; a layer never changes")
 

@@ -175,7 +175,7 @@ class Model(Network):
     @property
     def n_parameters(self) -> int:
         """The number of weights and biases."""
-        return sum(layer.weight.size + layer.bias.size for layer in self.layers)
+        return sum(layer.n_parameters for layer in self.layers)
 
     def predict_stream(
         self, batches: Iterable[npt.ArrayLike], *, threads: int | None = None
@@ -247,22 +247,23 @@ class Model(Network):
         formats.write(path, formats.ModelFile(**parts, metadata=dict(self._metadata)))
 
     def summary(self) -> str:
-        """A table of the layers: shape, activation, parameters, bytes and the kernel that runs."""
+        """A table of the layers: shape, activation, parameters, bytes and the kernel that runs.
+
+        The bytes of a layer are those of its float32 weights and biases, whatever the precision.
+        """
         from fastnn import text
 
         rows = [
             (
                 str(i),
                 f"{layer.n_inputs} x {layer.n_outputs}",
-                _activation_text(layer),
-                f"{layer.weight.size + layer.bias.size:,}",
-                f"{layer.weight.nbytes + layer.bias.nbytes:,}",
-                _kernel_text(kernel),
+                activation_text(layer),
+                f"{layer.n_parameters:,}",
+                f"{layer.nbytes:,}",
+                "; ".join(kernels),
             )
-            for i, (layer, kernel) in enumerate(zip(self.layers, self.kernels, strict=True))
+            for i, (layer, kernels) in enumerate(zip(self.layers, kernel_texts(self), strict=True))
         ]
-        if self.pixel_kernel != self.kernels[0]:
-            rows[0] = (*rows[0][:-1], f"{rows[0][-1]}; uint8 {_kernel_text(self.pixel_kernel)}")
         titles = ("layer", "shape", "activation", "parameters", "bytes", "kernel")
         return "\n".join(
             [
@@ -515,13 +516,23 @@ def _fold(
     return Dense(*folded, layer.activation, **layer.parameters)
 
 
-def _activation_text(layer: Dense) -> str:
+def activation_text(layer: Dense) -> str:
+    """The activation and its parameters: "leaky_relu(alpha=0.1)"."""
     values = ", ".join(f"{name}={value:g}" for name, value in layer.parameters.items())
     return f"{layer.activation}({values})" if values else layer.activation
 
 
-def _kernel_text(kernel: Mapping[str, Any]) -> str:
-    return f"{kernel['isa']} {kernel['format']} {kernel['mr']}x{kernel['nr']}"
+def kernel_texts(model: Model) -> list[list[str]]:
+    """The kernel of each layer, "avx2 f32 6x16"; of the first one also that for uint8 rows, "uint8
+    avx2 i8 3x16", where it is another."""
+
+    def words(kernel: Mapping[str, Any]) -> str:
+        return f"{kernel['isa']} {kernel['format']} {kernel['mr']}x{kernel['nr']}"
+
+    found = [[words(kernel)] for kernel in model.kernels]
+    if model.pixel_kernel != model.kernels[0]:
+        found[0].append(f"uint8 {words(model.pixel_kernel)}")
+    return found
 
 
 def precision_text(model: Model) -> str:

@@ -65,7 +65,7 @@ def sigmoid(z: _Float64) -> _Float64:
 
 @_activation
 def tanh(z: _Float64) -> _Float64:
-    """The hyperbolic tangent."""
+    """tanh(z), the hyperbolic tangent."""
     return np.tanh(z)
 
 

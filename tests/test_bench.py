@@ -7,16 +7,18 @@ import contextlib
 import copy
 import dataclasses
 import gc
+import itertools
 import json
 import sys
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 import fastnn
 from fastnn import Dense, bench
-from fastnn.bench import comparison, race, report, rivals, roofline, ruler, workload
+from fastnn.bench import comparison, race, report, rivals, roofline, ruler, speed, workload
 
 RNG = np.random.default_rng(8)
 
@@ -654,6 +656,48 @@ def test_different_work_is_not_compared(other, message):
     assert "a.json and b.json" in str(caught.value)
     with pytest.raises(ValueError, match="confidence is 1"):
         comparison.compare(run, run, confidence=1)
+
+
+# ---- the speed of many models --------------------------------------------------------------------
+
+
+class Sleeper:
+    """A model whose calls take known times, in turns with others."""
+
+    n_inputs = 3
+    calls: ClassVar[list] = []
+
+    def __init__(self, name, row_seconds):
+        self.name, self.row_seconds = name, row_seconds
+
+    def predict(self, rows, *, out=None, threads=None):
+        assert threads == 1
+        self.calls.append((self.name, len(rows)))
+        time.sleep(self.row_seconds * (1 if len(rows) == 1 else 10))
+        return np.zeros(len(rows))
+
+
+def test_speeds_of_models_that_take_turns():
+    Sleeper.calls.clear()
+    one, two = speed.speeds([Sleeper("a", 0.001), Sleeper("b", 0.003)], seconds=0.3)
+    # A sleep may last longer than asked for, never less.
+    assert 0.001 <= one.row_seconds < 0.01
+    assert 0.003 <= two.row_seconds < 0.03
+    assert 1024 / 0.1 < one.rows_per_s <= 1024 / 0.01
+    assert 1024 / 0.3 < two.rows_per_s <= 1024 / 0.03
+    turns = [name for name, _ in itertools.groupby(name for name, _ in Sleeper.calls)]
+    assert len(turns) == 2 * (1 + 1 + 7)  # the first call, warming up, seven rounds
+    assert gc.isenabled()
+
+
+def test_speeds_of_real_models_and_of_none():
+    models = [fastnn.load("xor"), fastnn.load("mnist-linear", precision="int8")]
+    for found in speed.speeds(models, seconds=0.05):
+        assert 0 < found.row_seconds < 0.1
+        assert found.rows_per_s > 1000
+    assert speed.speeds([], seconds=1) == []
+    with pytest.raises(ValueError, match="seconds is 0"):
+        speed.speeds(models, seconds=0)
 
 
 # ---- the roofline --------------------------------------------------------------------------------

@@ -163,11 +163,20 @@ def test_pixels_are_their_own_quantised_values():
     assert affine == int8_graphs.Affine(np.float32(1 / 255), 0)
 
 
-def test_quantised_weights():
-    weight = np.array([[1.0, 0.0, -3.0], [-0.5, 0.0, 1.49]], np.float32)
+@pytest.mark.parametrize(
+    ("features", "most", "want"),
+    [
+        (["avx2", "avx512_vnni"], 127, [[127, 0, -127], [-64, 0, 63]]),
+        (["asimd"], 127, [[127, 0, -127], [-64, 0, 63]]),
+        (["avx2", "fma"], 63, [[63, 0, -63], [-32, 0, 31]]),
+    ],
+)
+def test_quantised_weights(monkeypatch, features, most, want):
+    monkeypatch.setattr(int8_graphs.fastnn, "cpu_features", lambda: features)
+    weight = np.array([[1.0, 0.0, -3.0], [-0.501, 0.0, 1.49]], np.float32)
     q, scale = int8_graphs.quantised_weight(weight)
-    assert q.tolist() == [[127, 0, -127], [-64, 0, 63]]
-    np.testing.assert_array_equal(scale, np.array([1 / 127, 1, 3 / 127], np.float32))
+    assert q.tolist() == want
+    np.testing.assert_array_equal(scale, np.array([1 / most, 1, 3 / most], np.float32))
 
 
 def test_who_writes_what_is_unknown():

@@ -570,6 +570,15 @@ def test_shaped_weights_have_white_errors_in_p(small):
     assert (plain == np.rint(layer.weight / plain_scale)).all()
 
 
+def test_taps_that_reach_no_input_cost_nothing():
+    """A file may say anything: a lag of 2^32 would take 160 GB."""
+    weight = np.random.default_rng(1).normal(size=(3, 5)).astype(F32)
+    for far in (3, 2**32, 2**70):
+        found = shaped_weights(weight, Taps((1, far), (2, 9)))
+        for ours, wanted in zip(found, shaped_weights(weight, Taps((1,), (2,))), strict=True):
+            np.testing.assert_array_equal(ours, wanted)
+
+
 # ---- C -------------------------------------------------------------------------------------------
 
 DOUBLE, INT64, INT32, POINTER = ctypes.c_double, ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p

@@ -21,13 +21,13 @@ import fastnn
 from fastnn import Dense, LoadError, Model, idx, mnist
 from fastnn.__main__ import main
 from fastnn.bench import race, rivals
-from fastnn.cli import evaluate, npy, output
+from fastnn.cli import evaluate, npy, output, show
 
 PYTHON = sys.executable
 COMMAND = [PYTHON, "-m", "fastnn"]
 COMMANDS = (
     "info", "models", "summary", "trace", "predict", "evaluate", "quantize", "bench", "compare",
-    "data fetch",
+    "plot", "data fetch",
 )  # fmt: skip
 
 
@@ -265,6 +265,36 @@ def test_models(run):
     assert "784-128-10" in out
     listed = json.loads(run("models", "--json")[1])
     assert [model["name"] for model in listed] == fastnn.models()
+    for model in listed:
+        assert model["speed"]["precision"] == "float32"
+        assert 0 < model["speed"]["row_seconds"] < 0.1
+        assert model["speed"]["rows_per_s"] > 1000
+    (small,) = (model for model in listed if model["name"] == "mnist-small")
+    stated = fastnn.load("mnist-small").metadata
+    assert small["test_accuracy"] == {
+        "float32": float(stated["test_accuracy"]),
+        "int8": float(stated["test_accuracy_int8"]),
+        "certified": float(stated["test_accuracy_certified"]),
+    }
+    assert f"{100 * float(stated['test_accuracy']):.2f} %" in out
+
+
+def test_models_in_a_precision_and_without_speed(run, monkeypatch):
+    listed = json.loads(run("models", "--json", "--precision", "certified")[1])
+    timed = {model["name"]: model["speed"] for model in listed}
+    assert timed["mnist-small"]["precision"] == "certified"
+    assert timed["xor"] is None  # not calibrated
+    assert timed["mnist-linear"] is None  # one layer
+    out = run("models", "--precision", "int8")[1]
+    assert "speed: int8 on" in out
+    monkeypatch.setattr(show, "speeds", lambda models, **_: [1 / 0 for _ in models])
+    status, out, err = run("models", "--no-speed")
+    assert (status, err) == (0, "")
+    assert "rows/s" not in out
+    assert "784-128-10" in out
+    assert {model["speed"] for model in json.loads(run("models", "--no-speed", "--json")[1])} == {
+        None
+    }
 
 
 def test_summary(run):
@@ -276,6 +306,20 @@ def test_summary(run):
     facts = json.loads(run("summary", "mnist-small", "--json", "--isa", "scalar")[1])
     assert [layer["kernel"]["isa"] for layer in facts["layers"]] == ["scalar", "scalar"]
     assert facts["classes"] == list(range(10))
+    assert [layer["n_parameters"] for layer in facts["layers"]] == [784 * 128 + 128, 1290]
+    assert [layer["bytes"] for layer in facts["layers"]] == [4 * 100_480, 4 * 1290]
+
+
+def test_summary_has_a_line_for_each_layer(run):
+    lines = run("summary", "mnist-small", "--isa", "scalar")[1].splitlines()
+    titles, first, second = lines[2], lines[4], lines[5]
+    assert titles.split() == ["layer", "shape", "activation", "parameters", "bytes", "kernel"]
+    assert first.split()[:8] == [
+        "0", "784", "x", "128", "relu", "100,480", "401,920", "scalar",
+    ]  # fmt: skip
+    assert second.split()[:8] == ["1", "128", "x", "10", "softmax", "1,290", "5,160", "scalar"]
+    quantized = run("summary", "mnist-small", "--precision", "int8", "--isa", "scalar")[1]
+    assert "; uint8 scalar i8" in quantized.splitlines()[4]
 
 
 def test_trace_of_xor(run, xor):
@@ -283,11 +327,11 @@ def test_trace_of_xor(run, xor):
     assert (status, err) == (0, "")
     for expected in (
         "x = [0, 1]",
-        "z0 = (-0.5) + 1*0 + 1*1 = 0.5",
+        "z0 = -0.5 + 1*0 + 1*1 = 0.5",
         "a0 = step(z0) = 1",
-        "z1 = (-1.5) + 1*0 + 1*1 = (-0.5)",
+        "z1 = -1.5 + 1*0 + 1*1 = -0.5",
         "a1 = step(z1) = 0",
-        "z0 = (-0.5) + 1*1 + (-1)*0 = 0.5",
+        "z0 = -0.5 + 1*1 - 1*0 = 0.5",
         "predict: 1",
     ):
         assert expected in out
@@ -296,7 +340,7 @@ def test_trace_of_xor(run, xor):
 def test_trace_takes_negative_numbers(run, line):
     status, out, _ = run("trace", line, "-1.5", "-2e-1")
     assert status == 0
-    assert "z0 = 0.5 + 2*(-1.5) + 1*(-0.2) = (-2.7)" in out
+    assert "z0 = 0.5 + 2*(-1.5) + 1*(-0.2) = -2.7" in out
     assert out.endswith("predict: -2.7\n")
 
 
@@ -314,14 +358,26 @@ def test_trace_as_json(run, sigmoid_neuron):
 def test_trace_without_inputs_says_what_it_takes(run, xor):
     status, out, err = run("trace", xor)
     assert status == 0
-    assert err == "no inputs given: all ones\n"
+    assert err == f"no inputs given: all ones; your own: fastnn trace {xor} X0 X1\n"
     assert "x = [1, 1]" in out
     status, out, err = run("trace", "mnist-small")
     assert status == 0
-    assert "first bundled digit, a 0" in err
+    assert err == "no inputs given: the first bundled digit, a 0\n"
     assert "layer 1: 128 -> 10, softmax" in out
     assert len(out) < 4000
     assert out.endswith("predict: 0\n")
+    picture = np.array([list(line) for line in out.splitlines()[:14]])
+    pairs = mnist.sample()[0][0].reshape(14, 2, 28).mean(axis=1)
+    np.testing.assert_array_equal(picture == "@", pairs >= 256 * 8 / 9)
+    np.testing.assert_array_equal(picture == ".", pairs < 256 / 9)
+
+
+def test_trace_rounds_what_a_reader_sees_and_not_the_json(run):
+    out = run("trace", "sigmoid-3-2-1", 1, 1, 1)[1]
+    assert "z0 = 0.1 + 0.2*1 + 0.4*1 - 0.6*1 = 0.1\n" in out  # float32 has 0.100000024
+    facts = json.loads(run("trace", "sigmoid-3-2-1", 1, 1, 1, "--json")[1])
+    model = fastnn.load("sigmoid-3-2-1")
+    assert facts["layers"][0]["z"] == model.trace([[1, 1, 1]])[0][0][0].tolist()
 
 
 def test_trace_counts_its_inputs(run, xor):

@@ -159,7 +159,7 @@ def test_folding_of_batch_norm(torch):
     network.train()
     for _ in range(5):
         network(train.pixels(images))
-    expected = train.logits(network, train.pixels(images), recipe).numpy()
+    expected = train.logits(network, images, recipe).numpy()
     found = export.hidden(networks.dense_arrays(network), "relu", images)[-1]
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
@@ -167,7 +167,9 @@ def test_folding_of_batch_norm(torch):
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(torch, tmp_path, monkeypatch):
     from training import train
 
-    recipe = Recipe("x", (784, 12, 10), epochs=4, batch=50, average=0.9, batch_norm=True)
+    recipe = Recipe(
+        "x", (784, 12, 10), epochs=4, batch=50, average=0.9, batch_norm=True, dropout=0.1, jitter=1
+    )
     train.train(recipe, small_digits(), tmp_path / "whole")
 
     calls = []
@@ -186,7 +188,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(torch, tmp_path
     monkeypatch.setattr(train, "_save", real)
     train.train(recipe, small_digits(), tmp_path / "parts")
     one, two = (
-        torch.load(tmp_path / name / "x" / "checkpoint.pt", weights_only=True)["averaged"]
+        torch.load(tmp_path / name / "x-1" / "checkpoint.pt", weights_only=True)["averaged"]
         for name in ("whole", "parts")
     )
     assert all(torch.equal(one[key], two[key]) for key in one)
@@ -212,10 +214,63 @@ def test_a_student_learns_from_its_teachers(torch, tmp_path, monkeypatch):
     from training import train
 
     teacher = Recipe("t", (), epochs=1, batch=50, n_conv=2)
-    student = Recipe("s", (784, 12, 10), epochs=3, batch=50, teachers=("t",), teacher_copies=2)
+    student = Recipe("s", (784, 12, 10), epochs=10, batch=50, teachers=("t",), copies=2)
     monkeypatch.setitem(RECIPES, "t", teacher)
     with pytest.raises(SystemExit, match="train that first"):
         train.train(student, small_digits(), tmp_path)
     train.train(teacher, small_digits(), tmp_path)
     assert train.train(student, small_digits(), tmp_path) > 0.2
-    assert len(list(tmp_path.glob("answers-*/*.npy"))) == 2
+    assert sorted(path.name for path in tmp_path.glob("copies-*/*")) == [
+        "1-answers.npy", "1-images.npy", "2-answers.npy", "2-images.npy"
+    ]  # fmt: skip
+
+
+def test_copies(torch, tmp_path, monkeypatch):
+    """Copy 0 is the digits; others are distorted, the same again, and what teachers say of them."""
+    from training import copies, networks, train
+
+    teacher = Recipe("t", (), epochs=1, batch=50, n_conv=2)
+    monkeypatch.setitem(RECIPES, "t", teacher)
+    train.train(teacher, small_digits(), tmp_path)
+    student = Recipe("s", (784, 12, 10), teachers=("t",))
+    images = small_digits().fit_images
+    made = copies.Copies(student, images, tmp_path)
+    plain, _ = made.get(0)
+    assert np.array_equal(plain, images)
+    shown, answers = made.get(3)
+    again, same = copies.Copies(student, images, tmp_path).get(3)
+    assert shown.dtype == np.uint8
+    assert shown.shape == images.shape
+    assert not np.array_equal(shown, images)
+    assert np.array_equal(shown, again)
+    assert torch.equal(answers, same)
+    network = networks.build(teacher)
+    best = torch.load(tmp_path / "t-1" / "best.pt", weights_only=True)
+    network.load_state_dict(best["model"])
+    want = train.logits(network, shown, teacher).log_softmax(1)
+    assert torch.allclose(answers, want, atol=2e-2)
+
+
+def test_jitter_moves_whole_images(torch):
+    from training import train
+
+    images = train.pixels(mnist.sample()[0][:40])
+    torch.manual_seed(1)
+    moved = train._jittered(images, Recipe("x", (784, 10), jitter=2))
+    assert moved.shape == images.shape
+    assert not torch.equal(moved, images)
+    assert torch.allclose(moved.sum((1, 2, 3)), images.sum((1, 2, 3)))
+    assert train._jittered(images, Recipe("x", (784, 10))) is images
+
+
+def test_the_seed_is_chosen_by_validation(torch, tmp_path):
+    """Of runs that came to their end; the lowest seed of equals."""
+    for seed, validation, epoch in ((1, 0.5, 3), (2, 0.75, 3), (3, 0.75, 3), (4, 0.9, 2)):
+        folder = tmp_path / f"x-{seed}"
+        folder.mkdir()
+        about = {"name": "x", "seed": seed, "epochs": 3}
+        (folder / "recipe.json").write_text(json.dumps(about))
+        torch.save({"epoch": epoch}, folder / "checkpoint.pt")
+        torch.save({"validation": validation}, folder / "best.pt")
+    (tmp_path / "x-notes").mkdir()
+    assert export.validation_of_seeds("x", tmp_path) == {1: 0.5, 2: 0.75, 3: 0.75}

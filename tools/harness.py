@@ -4,14 +4,19 @@
     python tools/harness.py sanitized   the same under the address and undefined-behaviour ones
     python tools/harness.py neon        cross-built for aarch64, run by qemu; its hashes must be
                                         those of the native build
+    python tools/harness.py instructions [record]
+                                        instructions of fixed calls, counted by callgrind, beside
+                                        those kept in tests/c/instructions.json
 
 Arguments after that are the harness's own. Invariant: the flags are those of setup.py, so what is
 tested here is what the extension is made of. What this machine cannot run prints "NOT TESTED: "
 and a reason, and fails if FASTNN_STRICT=1.
 """
 
+import json
 import os
 import platform
+import re
 import runpy
 import shutil
 import subprocess
@@ -21,6 +26,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CROSS_CC, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+COUNTS = ROOT / "tests" / "c" / "instructions.json"
+MORE = 1.01  # as many instructions as were kept, times this, pass
 
 
 def build(kind: str, compiler: str, architecture: str, mode: str, link: list[str]) -> Path:
@@ -107,8 +114,76 @@ def neon(arguments: list[str]) -> None:
     print(f"NEON under qemu: {len(found)} hashes equal to those of {platform.machine()}")
 
 
+def count(program: Path, isa: str) -> dict[str, int]:
+    """Instructions of two calls, by case. Valgrind knows no AVX-512: the ISAs are those below."""
+    found: dict[str, int] = {}
+    valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+    valgrind += ["--toggle-collect=fnn_forward"]
+    while True:
+        done = subprocess.run(
+            [
+                *valgrind,
+                "--callgrind-out-file=/dev/null",
+                str(program),
+                "case",
+                str(len(found)),
+                isa,
+            ],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode == 3:
+            return found
+        name = re.match(r"case (\S+)", done.stdout)
+        collected = re.search(r"Collected : (\d+)", done.stderr)
+        if done.returncode or not name or not collected or int(collected[1]) == 0:
+            sys.exit(f"harness: no count for case {len(found)} on {isa}\n{done.stderr}")
+        found[name[1]] = int(collected[1])
+
+
+def instructions(arguments: list[str]) -> None:
+    compiler = native_compiler()
+    version = subprocess.run(
+        [compiler, "-dumpfullversion"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    isa = {"x86_64": "avx2", "aarch64": "neon"}[platform.machine()]
+    kept = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
+    key = f"{isa}, {version}"
+    reason = None
+    if not shutil.which("valgrind"):
+        reason = "NOT TESTED: counting instructions needs valgrind"
+    elif arguments != ["record"] and key not in kept:
+        reason = f"NOT TESTED: no counts are kept for {key}, only for {'; '.join(kept)}"
+    if reason:
+        print(reason)
+        sys.exit(1 if os.environ.get("FASTNN_STRICT") == "1" else 0)
+    program = build("native", compiler, platform.machine(), "release", [])
+    counts, before = count(program, isa), kept.get(key, {})
+    n_worse = 0
+    for case, n in counts.items():
+        change = f"{n / before[case] - 1:+9.2%}" if case in before else "      new"
+        is_worse = case in before and n > before[case] * MORE
+        n_worse += is_worse
+        print(f"{isa:<6}{case:<14}{n:>12,}{change}{'  MORE' if is_worse else ''}")
+    if arguments == ["record"]:
+        kept[key] = counts
+        COUNTS.write_text(json.dumps(kept, indent=1) + "\n")
+    elif before.keys() - counts.keys():
+        sys.exit(f"harness: no such case any more: {', '.join(before.keys() - counts.keys())}")
+    elif n_worse:
+        sys.exit(
+            f"harness: {n_worse} cases take over {MORE - 1:.0%} more instructions than were kept; "
+            "if that is meant, say why in the commit and `record`"
+        )
+
+
 if __name__ == "__main__":
-    kinds = {"native": native, "sanitized": sanitized, "neon": neon}
+    kinds = {
+        "native": native,
+        "sanitized": sanitized,
+        "neon": neon,
+        "instructions": instructions,
+    }
     if len(sys.argv) < 2 or sys.argv[1] not in kinds:
         sys.exit(f"usage: python tools/harness.py {{{'|'.join(kinds)}}} [argument ...]")
     kinds[sys.argv[1]](sys.argv[2:])

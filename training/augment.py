@@ -5,12 +5,24 @@ Invariant: the result depends only on the images, the bounds and the generator's
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from training.arithmetic import pixels
 from training.recipes import Augmentation
 
 _KNOTS = 6
+_PIECE = 2_000  # images distorted at a time
+
+
+def distorted(
+    images: npt.NDArray[np.uint8], bounds: Augmentation, generator: torch.Generator
+) -> torch.Tensor:
+    """uint8 images (n, 28, 28), distorted: float32 (n, 1, 28, 28) in [0, 1]."""
+    pieces = range(0, len(images), _PIECE)
+    return torch.cat([distort(pixels(images[i : i + _PIECE]), bounds, generator) for i in pieces])
 
 
 def distort(images: torch.Tensor, bounds: Augmentation, generator: torch.Generator) -> torch.Tensor:

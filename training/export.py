@@ -1,10 +1,10 @@
 """Release a trained network: `python -m training.export mnist-small --out RUNS --to FOLDER`.
 
-Takes RUNS/NAME/best.pt (what validation chose), folds batch norm, measures, and writes
-FOLDER/NAME.safetensors (or .npz with --npz), calibrated for int8 on the images that were fitted.
-Invariant: the test set is looked at once per set of weights. The figure is kept in
-RUNS/NAME/released.json under the SHA-256 of the weights, and a second export of the same weights
-quotes it; the number of looks so far goes into the metadata.
+Takes the seed that the validation split chose among RUNS/NAME-SEED, and of that run the epoch
+(best.pt), folds batch norm, measures, and writes FOLDER/NAME.safetensors (or .npz with --npz),
+calibrated for int8 on the images that were fitted. Invariant: the test set is looked at once per
+set of weights. The figure is kept in RUNS/NAME-released.json under the SHA-256 of the weights, and
+a second export of the same weights quotes it; the number of looks so far goes into the metadata.
 """
 
 import argparse
@@ -61,13 +61,29 @@ def look_once(arrays: Arrays, activation: str, path: str | None, ledger: Path) -
     return seen[key]
 
 
+def validation_of_seeds(name: str, out: Path) -> dict[int, float]:
+    """{seed: validation accuracy} of the runs of a recipe that came to their end."""
+    import torch
+
+    found = {}
+    for folder in out.glob(f"{name}-*"):
+        if not (folder / "best.pt").is_file():
+            continue
+        recipe = json.loads((folder / "recipe.json").read_text())
+        done = torch.load(folder / "checkpoint.pt", weights_only=True)["epoch"]
+        if recipe["name"] == name and done == recipe["epochs"]:
+            best = torch.load(folder / "best.pt", weights_only=True)
+            found[recipe["seed"]] = best["validation"]
+    return found
+
+
 def trained(recipe: Recipe, out: Path) -> tuple[Arrays, dict]:
     """The weights that validation chose, and the checkpoint's other entries."""
     import torch
 
     from training import networks
 
-    best = torch.load(out / recipe.name / "best.pt", weights_only=True)
+    best = torch.load(out / recipe.run / "best.pt", weights_only=True)
     network = networks.build(recipe)
     network.load_state_dict(best.pop("model"))
     return networks.dense_arrays(network), best
@@ -93,14 +109,14 @@ def calibrated(file: formats.ModelFile, images: npt.NDArray[np.uint8]) -> format
 
 
 def metadata(
-    recipe: Recipe, seed: int, arrays: Arrays, best: dict, digits: data.Digits, figure: dict
+    recipe: Recipe, arrays: Arrays, best: dict, digits: data.Digits, figure: dict
 ) -> dict[str, str]:
     """What the file says about itself; figures as decimal fractions."""
     activation = recipe.activation
     validation = accuracy(arrays, activation, digits.validation_images, digits.validation_labels)
     return {
         "recipe": f"training.recipes: {recipe.name}",
-        "seed": str(seed),
+        "seed": str(recipe.seed),
         "epoch": f"{best['epoch']} of {recipe.epochs}",
         "parameters": str(sum(weight.size + bias.size for weight, bias in arrays)),
         "validation_accuracy": f"{validation:.4f}",
@@ -120,12 +136,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--npz", action="store_true", help="write W0, b0, ... as .npz instead")
     chosen = parser.parse_args(arguments)
     recipe = RECIPES[chosen.name]
-    run = chosen.out / recipe.name
+    seeds = validation_of_seeds(recipe.name, chosen.out)
+    if not seeds:
+        parser.error(f"{chosen.out} has no finished run of {recipe.name}: train it first")
+    recipe = dataclasses.replace(recipe, seed=max(seeds, key=lambda seed: (seeds[seed], -seed)))
     arrays, best = trained(recipe, chosen.out)
-    figure = look_once(arrays, recipe.activation, chosen.data, run / "released.json")
-    seed = json.loads((run / "recipe.json").read_text())["seed"]  # --seed may have changed it
+    ledger = chosen.out / f"{recipe.name}-released.json"
+    figure = look_once(arrays, recipe.activation, chosen.data, ledger)
     digits = data.load(chosen.data)
-    about = metadata(recipe, seed, arrays, best, digits, figure)
+    about = metadata(recipe, arrays, best, digits, figure)
+    about["validation_by_seed"] = ", ".join(f"{s}: {seeds[s]:.4f}" for s in sorted(seeds))
     name = chosen.released or recipe.name
     chosen.to.mkdir(parents=True, exist_ok=True)
     if chosen.npz:

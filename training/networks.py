@@ -30,6 +30,8 @@ def _dense(recipe: Recipe) -> nn.Sequential:
             if recipe.batch_norm:
                 steps.append(nn.BatchNorm1d(n_outputs))
             steps.append(_ACTIVATIONS[recipe.activation]())
+            if recipe.dropout:
+                steps.append(nn.Dropout(recipe.dropout))
     return nn.Sequential(*steps)
 
 

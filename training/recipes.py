@@ -36,14 +36,24 @@ class Recipe:
     teachers: tuple[str, ...] = ()
     temperature: float = 2.0
     teacher_share: float = 0.9  # of the loss; the labels have the rest
-    teacher_copies: int = 40  # distorted copies of the data that the teachers answer, reused
+    copies: int = 60  # distorted copies of the digits that the teachers answer, used in turn
+    jitter: int = 0  # pixels that a batch is moved by, beside the distortion
+    dropout: float = 0.0  # of hidden layers
     seed: int = 1
     n_conv: int = 0  # channels of the first stage of a teacher
+
+    @property
+    def run(self) -> str:
+        """The name of its run: the folder of what training leaves."""
+        return f"{self.name}-{self.seed}"
 
 
 _TEACHERS = ("teacher-1", "teacher-2", "teacher-3")
 _MILD = Augmentation(degrees=7.0, scale=0.08, shear=0.08, shift=1.0, elastic=0.6)
-_DISTILLED = {"teachers": _TEACHERS, "batch_norm": True, "average": 0.9995}
+_STUDENTS = Augmentation(degrees=8.0, scale=0.1, shear=0.1, shift=1.5, elastic=0.8)
+_DISTILLED = {
+    "teachers": _TEACHERS, "augmentation": _STUDENTS, "batch_norm": True, "average": 0.9995
+}  # fmt: skip
 
 RECIPES = {
     recipe.name: recipe
@@ -52,9 +62,9 @@ RECIPES = {
         Recipe("mnist-sigmoid", (784, 10, 10), "sigmoid", epochs=40, augmentation=None,
                learning_rate=3e-3, weight_decay=0.0),
         Recipe("mnist-small-plain", (784, 128, 10), epochs=60, augmentation=_MILD),
-        Recipe("mnist-tiny", (784, 32, 10), epochs=200, augmentation=_MILD, **_DISTILLED),
-        Recipe("mnist-small", (784, 128, 10), epochs=300, augmentation=_MILD, **_DISTILLED),
-        Recipe("mnist-deep", (784, 128, 64, 10), epochs=300, augmentation=_MILD, **_DISTILLED),
+        Recipe("mnist-tiny", (784, 32, 10), epochs=200, **_DISTILLED),
+        Recipe("mnist-small", (784, 128, 10), epochs=300, **_DISTILLED),
+        Recipe("mnist-deep", (784, 128, 64, 10), epochs=300, **_DISTILLED),
         Recipe("mnist-mid", (784, 512, 512, 10), epochs=200, **_DISTILLED),
         Recipe("mnist-large", (784, 2500, 2000, 1500, 1000, 500, 10), epochs=200,
                learning_rate=1e-3, **_DISTILLED),

@@ -1,6 +1,6 @@
 """Train one recipe: `python -m training.train mnist-small --data DIR --out DIR`.
 
-Writes OUT/NAME/: checkpoint.pt (after each epoch; a run that finds it goes on from there),
+Writes OUT/NAME-SEED/: checkpoint.pt (after each epoch; a run that finds it goes on from there),
 best.pt (the weights that validation chose), curves.csv, recipe.json. Invariant: the test split
 is never read; every random draw follows from the recipe's seed and the epoch, so an interrupted
 run ends where an uninterrupted one would.
@@ -17,81 +17,13 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.nn import functional
 
 from training import augment, data, networks
+from training.arithmetic import generator, logits, pixels, precision
+from training.copies import Copies
 from training.recipes import RECIPES, Recipe
-
-_PIECE = 2_000  # images distorted at a time
-_ANSWERED = 200  # images answered at a time: their hidden layers stay in the caches
-
-
-def _generator(*seeds: int) -> torch.Generator:
-    words = np.random.SeedSequence(seeds).generate_state(2)
-    return torch.Generator().manual_seed(int(words[0]) << 16 ^ int(words[1]))
-
-
-def pixels(images: np.ndarray) -> torch.Tensor:
-    """uint8 (n, 28, 28) -> float32 (n, 1, 28, 28) in [0, 1]."""
-    return torch.from_numpy(images).unsqueeze(1).float() / 255
-
-
-def distorted(images: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
-    """A copy of the images, distorted as the recipe says."""
-    if recipe.augmentation is None:
-        return images
-    pieces = images.split(_PIECE)
-    return torch.cat([augment.distort(p, recipe.augmentation, generator) for p in pieces])
-
-
-def arithmetic(recipe: Recipe) -> torch.autocast:
-    """bfloat16 products for convolutions where the CPU has them, float32 for the rest.
-
-    They take half the time of float32; emulated, they take three times as long. Weights, their
-    averages and the loss stay float32 (Micikevicius et al. 2018).
-    """
-    is_native = torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast("cpu", torch.bfloat16, enabled=bool(recipe.n_conv) and is_native)
-
-
-def logits(network: torch.nn.Module, images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """The network's answers in evaluation mode, float32 (n, 10)."""
-    network.eval()
-    with torch.inference_mode(), arithmetic(recipe):
-        return torch.cat([network(piece).float() for piece in images.split(_ANSWERED)])
-
-
-class _Teachers:
-    """The ensemble's mean log-probabilities on numbered distorted copies, kept on disk."""
-
-    def __init__(self, recipe: Recipe, out: Path) -> None:
-        self._networks = []
-        for name in recipe.teachers:
-            file = out / name / "best.pt"
-            if not file.is_file():
-                sys.exit(f"{recipe.name} learns from {name}: train that first ({file} is missing)")
-            network = networks.build(RECIPES[name])
-            network.load_state_dict(torch.load(file, weights_only=True)["model"])
-            self._networks.append((network, RECIPES[name]))
-        # Recipes with the same distortion and teachers share the answers.
-        key = repr((recipe.teachers, recipe.augmentation))
-        tag = np.frombuffer(key.encode(), np.uint8).astype(np.uint64)
-        weights = np.arange(1, len(tag) + 1, dtype=np.uint64)
-        self._folder = out / f"answers-{int((tag * weights).sum()):x}"
-        self._folder.mkdir(exist_ok=True)
-
-    def answer(self, copy_number: int, images: torch.Tensor) -> torch.Tensor:
-        file = self._folder / f"{copy_number}.npy"
-        if file.is_file():
-            return torch.from_numpy(np.load(file, allow_pickle=False)).float()
-        mean = sum(logits(net, images, how).log_softmax(1) for net, how in self._networks)
-        mean = (mean / len(self._networks)).half()
-        part = file.with_suffix(".part.npy")
-        np.save(part, mean.numpy())
-        os.replace(part, file)
-        return mean.float()
 
 
 def _loss(recipe: Recipe, out: torch.Tensor, labels: torch.Tensor, soft: torch.Tensor | None):
@@ -103,6 +35,21 @@ def _loss(recipe: Recipe, out: torch.Tensor, labels: torch.Tensor, soft: torch.T
     )
     hard = functional.cross_entropy(out, labels)
     return recipe.teacher_share * t * t * taught + (1 - recipe.teacher_share) * hard
+
+
+def _jittered(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Each quarter of a batch moved by a draw of up to `recipe.jitter` pixels.
+
+    The teachers' answers stay those of the unmoved images, which is what they would say: they
+    learnt from images moved further. MNIST leaves the outermost pixels empty.
+    """
+    if not recipe.jitter:
+        return images
+    pieces = []
+    for piece in images.chunk(4):
+        dy, dx = torch.randint(-recipe.jitter, recipe.jitter + 1, (2,)).tolist()
+        pieces.append(piece.roll((dy, dx), (2, 3)))
+    return torch.cat(pieces)
 
 
 @torch.no_grad()
@@ -124,12 +71,12 @@ def _save(state: dict, file: Path) -> None:
 
 def train(recipe: Recipe, digits: data.Digits, out: Path) -> float:
     """Train (or go on training) a recipe; returns the best validation accuracy."""
-    folder = out / recipe.name
+    folder = out / recipe.run
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1))
-    images, labels = pixels(digits.fit_images), torch.from_numpy(digits.fit_labels).long()
-    held, truth = pixels(digits.validation_images), torch.from_numpy(digits.validation_labels)
-    teachers = _Teachers(recipe, out) if recipe.teachers else None
+    images, labels = digits.fit_images, torch.from_numpy(digits.fit_labels).long()
+    held, truth = digits.validation_images, torch.from_numpy(digits.validation_labels)
+    copies = Copies(recipe, images, out) if recipe.teachers else None
 
     torch.manual_seed(recipe.seed)
     network = networks.build(recipe)
@@ -152,29 +99,29 @@ def train(recipe: Recipe, digits: data.Digits, out: Path) -> float:
                            (schedule, "schedule")):  # fmt: skip
             part.load_state_dict(state[name])
         first, best = state["epoch"], state["best"]
-        print(f"{recipe.name}: going on after epoch {first}", file=sys.stderr)
+        print(f"{recipe.run}: going on after epoch {first}", file=sys.stderr)
 
     for epoch in range(first, recipe.epochs):
         start = time.perf_counter()
+        is_plain = epoch >= recipe.epochs - recipe.plain_epochs
         soft = None
-        if epoch >= recipe.epochs - recipe.plain_epochs:
-            shown = images
-            if teachers:
-                soft = teachers.answer(-1, shown)
-        elif teachers:
-            number = epoch % recipe.teacher_copies
-            shown = distorted(images, recipe, _generator(0, number))  # the same for every student
-            soft = teachers.answer(number, shown)
+        if copies:
+            number = 0 if is_plain else 1 + (epoch + recipe.seed) % recipe.copies
+            shown, soft = copies.get(number)
+            seen = pixels(shown)
+        elif is_plain or recipe.augmentation is None:
+            seen = pixels(images)
         else:
-            shown = distorted(images, recipe, _generator(recipe.seed, epoch))
+            random = generator(recipe.seed, epoch)
+            seen = augment.distorted(images, recipe.augmentation, random)
         torch.manual_seed(recipe.seed * 100_003 + epoch)  # dropout
-        order = torch.randperm(len(images), generator=_generator(recipe.seed, epoch, 1))
+        order = torch.randperm(len(images), generator=generator(recipe.seed, epoch, 1))
         network.train()
         total = torch.zeros(())
         n_batches = len(images) // recipe.batch
         for rows in order[: n_batches * recipe.batch].split(recipe.batch):
-            with arithmetic(recipe):
-                out_rows = network(shown[rows]).float()
+            with precision(recipe):
+                out_rows = network(_jittered(seen[rows], recipe)).float()
             loss = _loss(recipe, out_rows, labels[rows], None if soft is None else soft[rows])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -203,7 +150,7 @@ def train(recipe: Recipe, digits: data.Digits, out: Path) -> float:
                 writer.writerow(["epoch", "loss", "validation", "seconds"])
             writer.writerow(row)
         print(
-            f"{recipe.name}: epoch {row[0]}/{recipe.epochs}, loss {row[1]}, "
+            f"{recipe.run}: epoch {row[0]}/{recipe.epochs}, loss {row[1]}, "
             f"validation {accuracy:.2%} (best {best:.2%}), {row[3]} s",
             file=sys.stderr,
             flush=True,

@@ -1,7 +1,8 @@
 """Measuring a model: what `fastnn bench` and `fastnn compare` do, for programs.
 
 workload.py says which rows a model is timed on, ruler.py what this machine can do, timing.py times
-the whole and its layers against that, roofline.py draws it; rivals.py, worker.py and race.py run
+the whole and its layers against that, roofline.py draws it, speed.py gives two figures for many
+models; rivals.py, worker.py and race.py run
 other systems on the same weights and rows, each in a process of its own; report.py writes and reads
 files, comparison.py compares two of them.
 

@@ -14,38 +14,20 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastnn.bench import ruler
 from fastnn.bench.timing import LayerTiming, Timing
+from fastnn.plot.places import Box, overlap, places
+from fastnn.plot.sheet import GREY, PALETTE, check_plot, sheet
 
-__all__ = ["SUFFIXES", "check_plot", "draw"]
+__all__ = ["check_plot", "draw"]
 
-SUFFIXES = (".svg", ".png", ".pdf")
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333")
-"""Told apart by the colour-blind (Okabe and Ito)."""
 Point = tuple[LayerTiming, int, float, float]
 """A layer, the batch size, where it stands across and up."""
-Box = tuple[float, float, float, float]
-"""Left, bottom, right, top on the screen."""
 _MARKERS = "osD^vPX"
-
-
-def check_plot(path: str | os.PathLike[str]) -> None:
-    """Raise before hours of measuring: ImportError without matplotlib, ValueError for the suffix,
-    OSError without the folder."""
-    target = Path(path)
-    if target.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{target}: wanted a name that ends in {', '.join(SUFFIXES)}")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{target.parent}: no such folder")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ImportError('a plot needs an extra: pip install "fastnn[plot]"') from None
 
 
 def draw(
@@ -58,9 +40,6 @@ def draw(
     check_plot(path)
     if not any(t.layers for t in timings):
         raise ValueError("draw: no layers were timed")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     n_threads = max(t.n_threads for t in timings)
     peak = max(t.peak_gflops / t.n_threads for t in timings) * n_threads
     levels = [*ruler.cache_bytes(), "DRAM"]
@@ -69,8 +48,19 @@ def draw(
     }
     for t in timings:  # what stood beside the points, where it was read
         bandwidths[t.level] = max(bandwidths[t.level], t.level_gbytes_per_s)
-    figure = Figure(figsize=(9, 5.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    with sheet(path, (9, 5.6)) as figure:
+        _draw(figure, timings, peak, bandwidths, n_threads, title, subtitle)
+
+
+def _draw(
+    figure: Any,
+    timings: Sequence[Timing],
+    peak: float,
+    bandwidths: dict[str, float],
+    n_threads: int,
+    title: str,
+    subtitle: str,
+) -> None:
     axes = figure.add_subplot()
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -97,7 +87,7 @@ def draw(
     axes.set_title(title, fontsize=12, loc="left", pad=20)
     axes.annotate(
         subtitle, (0, 1), xycoords="axes fraction", xytext=(0, 7), textcoords="offset points",
-        fontsize=8.5, color="#555555",
+        fontsize=8.5, color=GREY,
     )  # fmt: skip
     axes.legend(
         loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8.5, frameon=False,
@@ -107,13 +97,6 @@ def draw(
     figure.set_layout_engine("none")
     _ceilings(axes, peak, bandwidths, n_threads, {t.level for t in timings})
     _number(axes, points, peak)
-    # The words of an SVG stay words; no date, so that the same run gives the same file.
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastnn"}):
-        suffix = Path(path).suffix.lower()
-        metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix)
-        figure.savefig(path, dpi=150, metadata=metadata)
 
 
 def _intensity(layer: LayerTiming) -> float:
@@ -168,7 +151,7 @@ def _points(axes: Any, points: Sequence[Point]) -> None:
     for index in sorted({layer.index for layer, *_ in points}):
         mine = [p for p in points if p[0].index == index]
         layer = mine[0][0]
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = PALETTE[index % len(PALETTE)]
         axes.plot(
             [p[2] for p in mine],
             [p[3] for p in mine],
@@ -198,17 +181,14 @@ def _number(axes: Any, points: Sequence[Point], peak: float) -> None:
         or [np.empty((0, 2))]
     )
     ceiling = axes.transData.transform((1, peak))[1]
-    boxes = [(-1e9, ceiling - 2 * scale, 1e9, ceiling + 16 * scale)]
+    boxes: list[Box] = [(-1e9, ceiling - 2 * scale, 1e9, ceiling + 16 * scale)]
     boxes += [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in screen]
     for (layer, batch, x, y), (px, py) in zip(points, screen, strict=True):
         words = f"{batch:,}"
         wide, high = (len(words) * 4.6 + 2) * scale, 8 * scale
         free: list[tuple[int, int, Box, float, float]] = []
-        for dx, dy in ((0, 10), (0, -10), (1, 0), (-1, 0), (1, 8), (-1, 8), (1, -8), (-1, -8)):
-            cx = px + dx * (wide / 2 + 6 * scale)
-            cy = py + dy * scale
-            box = (cx - wide / 2, cy - high / 2, cx + wide / 2, cy + high / 2)
-            if not any(_overlap(box, other) for other in boxes):
+        for box, cx, cy in places(px, py, wide, high, scale):
+            if not any(overlap(box, other) for other in boxes):
                 inside = (lines > box[:2]) & (lines < box[2:])
                 n_crossed = int(np.count_nonzero(inside.all(axis=1)))
                 free.append((n_crossed, len(free), box, cx, cy))
@@ -224,11 +204,7 @@ def _number(axes: Any, points: Sequence[Point], peak: float) -> None:
             ha="center",
             va="center",
             fontsize=7.5,
-            color=_COLOURS[layer.index % len(_COLOURS)],
+            color=PALETTE[layer.index % len(PALETTE)],
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
             zorder=4,
         )
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -147,7 +147,7 @@ def measure(
     if len(rows) < 1:
         raise ValueError("measure: rows is empty, wanted at least one")
     x = batches_of(rows, batch)
-    whole = _Whole(model, x, threads)
+    whole = Calls(model, x, threads)
     once = whole.seconds_of_one()
     n_parts = 3 if layers else 2
     n_rounds = max(_LEAST_ROUNDS, min(_ROUNDS, int(seconds / (n_parts * once))))
@@ -167,7 +167,7 @@ def measure(
         bandwidths.append(ruler.bandwidth(level, n_threads))
         whole.throughput(1)
 
-    with _quiet():
+    with quiet():
         rule()
         for _ in range(n_rounds):
             latencies.append(whole.latencies(n_calls))
@@ -250,7 +250,7 @@ def _layer_timing(
     )
 
 
-class _Whole:
+class Calls:
     """Calls of `predict`, batch after batch, from where the slice before left off."""
 
     def __init__(self, model: Model, x: list[npt.NDArray[Any]], threads: int | None) -> None:
@@ -348,7 +348,8 @@ def _groups_touched(x: npt.NDArray[Any], group: int) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Without Python's collector."""
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -9,6 +9,7 @@ from time import perf_counter_ns
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 from cyclopts import Parameter
 
 import fastnn
@@ -16,6 +17,7 @@ from fastnn import mnist, text
 from fastnn.cli.output import (
     Isa,
     Json,
+    Precision,
     Quiet,
     Threads,
     note,
@@ -44,13 +46,14 @@ def evaluate(
             "there are none, the 1,000 digits that ship with fastnn."
         ),
     ] = None,
+    precision: Precision = None,
     isa: Isa = None,
     threads: Threads = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Measure a model's accuracy on MNIST: confusion matrix and images per second."""
-    network = fastnn.load(model, isa=isa)
+    network = fastnn.load(model, precision=precision, isa=isa)
     _check_digits(network)
     images, labels, what = _digits(data)
     if what == SAMPLE and not quiet:
@@ -58,12 +61,12 @@ def evaluate(
     answers, seconds = _answers(network, images, threads, quiet=quiet)
     n_right = int(np.count_nonzero(answers == labels))
     low, high = wilson(n_right, len(labels))
-    confusion = np.zeros((10, 10), np.int64)
-    np.add.at(confusion, (labels, answers), 1)
+    confusion = confusion_of(labels, answers)
     if json:
         result_json(
             {
                 "model": model,
+                "precision": network.precision,
                 "data": what,
                 "n_images": len(labels),
                 "n_right": n_right,
@@ -74,7 +77,7 @@ def evaluate(
             }
         )
         return
-    result(f"model     {model}, on {network.kernels[0]['isa']}")
+    result(f"model     {model}, {network.precision} on {network.kernels[0]['isa']}")
     result(f"data      {what}")
     result(
         f"accuracy  {percent(n_right / len(labels))} ({n_right:,} of {len(labels):,}; "
@@ -83,6 +86,13 @@ def evaluate(
     result(f"speed     {len(labels) / seconds:,.0f} images/s in batches of {_BATCH:,}")
     result("\nconfusion: rows are the digits, columns the model's answers\n")
     result(_confusion_text(confusion))
+
+
+def confusion_of(labels: np.ndarray, answers: np.ndarray) -> npt.NDArray[np.int64]:
+    """How often each digit (row) was taken for each (column), shape (10, 10)."""
+    counts = np.zeros((10, 10), np.int64)
+    np.add.at(counts, (labels, answers), 1)
+    return counts
 
 
 def wilson(n_right: int, n: int) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import fastnn
-from fastnn.cli import bench, data, evaluate, output, predict, quantize, show
+from fastnn.cli import bench, data, evaluate, output, plot, predict, quantize, show
 
 _HELP = """Fast inference for networks of dense layers.
 
@@ -30,6 +30,7 @@ for command in (
     show.models,
     show.summary,
     show.trace,
+    plot.plot,
     predict.predict,
     evaluate.evaluate,
     quantize.quantize,

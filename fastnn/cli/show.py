@@ -1,5 +1,6 @@
 """`fastnn info`, `models`, `summary`, `trace`: what is there, and what a network does inside."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -7,6 +8,7 @@ from cyclopts import Parameter
 
 import fastnn
 from fastnn import mnist, text
+from fastnn.bench.speed import BATCH, speeds
 from fastnn.cli.about import about, about_text
 from fastnn.cli.output import (
     Isa,
@@ -15,14 +17,24 @@ from fastnn.cli.output import (
     UsageError,
     described,
     note,
+    percent,
     result,
     result_json,
 )
 from fastnn.model import units_text
 
+ACCURACY = {
+    "float32": "test_accuracy",
+    "int8": "test_accuracy_int8",
+    "certified": "test_accuracy_certified",
+}
+"""The precisions of a released model, and the names of their accuracies in its file's metadata."""
+
+_SECONDS = 1.2  # to measure all models; loading and warming up take as long again
 _TERMS = 8  # inputs of a neuron whose sum is still written out
 _NEURONS = 16
 _SHOWN = 16  # values of a longer vector
+_INK = ".:-=+*#%@"  # from background to ink
 
 
 def info(*, json: Json = False) -> None:
@@ -34,24 +46,78 @@ def info(*, json: Json = False) -> None:
         result(about_text(facts))
 
 
-def models(*, json: Json = False) -> None:
-    """List the models that ship with fastnn."""
-    listed = [(name, fastnn.load(name)) for name in fastnn.models()]
+def models(
+    *,
+    speed: Annotated[
+        bool, Parameter(help="Measure their speed here, in about two seconds.")
+    ] = True,
+    precision: Precision = None,
+    json: Json = False,
+) -> None:
+    """List the models that ship with fastnn: size, accuracy on MNIST's test set, speed here.
+
+    Accuracies are those that the files state, measured once when they were released; the certified
+    labels are float32's. --precision is that of the speeds; where a model cannot have it, there is
+    none.
+    """
+    listed = {name: fastnn.load(name) for name in fastnn.models()}
+    timed = {
+        name: found
+        for name, model in listed.items()
+        if speed and (found := _in_precision(model, precision)) is not None
+    }
+    measured = dict(zip(timed, speeds(list(timed.values()), seconds=_SECONDS), strict=True))
     if json:
-        result_json([{"name": name, **_described(model)} for name, model in listed])
-        return
-    rows = [
-        (
-            name,
-            "-".join(str(n) for n in (m.n_inputs, *(layer.n_outputs for layer in m.layers))),
-            m.task,
-            f"{m.n_parameters:,}",
-            m.metadata.get("test_accuracy", ""),
+        result_json(
+            [
+                {
+                    "name": name,
+                    **_described(model),
+                    "test_accuracy": accuracies(model.metadata),
+                    "speed": {"precision": timed[name].precision, **measured[name]._asdict()}
+                    if name in timed
+                    else None,
+                }
+                for name, model in listed.items()
+            ]
         )
-        for name, m in listed
-    ]
-    titles = ("model", "layers", "task", "parameters", "test accuracy")
-    result(text.table(titles, rows, right=(3, 4)))
+        return
+    rows = []
+    for name, model in listed.items():
+        stated = accuracies(model.metadata)
+        rows.append(
+            [
+                name,
+                "-".join(str(n) for n in (model.n_inputs, *(d.n_outputs for d in model.layers))),
+                f"{model.n_parameters:,}",
+                *(percent(stated[key]) if key in stated else "" for key in ACCURACY),
+            ]
+        )
+        if name in measured:
+            rows[-1] += [
+                text.duration(measured[name].row_seconds),
+                f"{measured[name].rows_per_s:,.0f}",
+            ]
+        elif speed:
+            rows[-1] += ["", ""]
+    titles = ["model", "layers", "parameters", *ACCURACY, *(["one row", "rows/s"] * speed)]
+    result(text.table(titles, rows, right=range(2, len(titles))))
+    result("\nfloat32, int8, certified: accuracy on MNIST's 10,000 test images")
+    for kind in sorted({model.precision for model in timed.values()}):
+        isa = next(m.pixel_kernel["isa"] for m in timed.values() if m.precision == kind)
+        result(f"speed: {kind} on {isa}, one thread; rows/s in batches of {BATCH:,}")
+
+
+def _in_precision(model: fastnn.Model, precision: str | None) -> fastnn.Model | None:
+    try:
+        return model if precision is None else model.astype(precision)
+    except ValueError:  # no calibration, or nothing to certify
+        return None
+
+
+def accuracies(metadata: Mapping[str, str]) -> dict[str, float]:
+    """The accuracies on the test set that a file states, by precision."""
+    return {key: float(metadata[name]) for key, name in ACCURACY.items() if name in metadata}
 
 
 def summary(
@@ -95,6 +161,8 @@ def _described(model: fastnn.Model) -> dict[str, Any]:
                 "n_outputs": layer.n_outputs,
                 "activation": layer.activation,
                 "parameters": dict(layer.parameters),
+                "n_parameters": layer.n_parameters,
+                "bytes": layer.nbytes,
                 "kernel": dict(kernel),
             }
             for layer, kernel in zip(model.layers, model.kernels, strict=True)
@@ -122,17 +190,21 @@ def trace(
     network = fastnn.load(model, isa=isa)
     x, origin = _row(network, inputs)
     if not inputs:
-        note(f"no inputs given: {origin}")
+        note(f"no inputs given: {origin}{_invitation(model, network)}")
     steps = network.trace(x)
     answer = network.predict(x)[0]
     if json:
         result_json({"x": x[0], "layers": _steps(network, steps), "predict": answer})
         return
-    result(f"x = {_vector(x[0])}" + (" (uint8 pixels)" if x.dtype == np.uint8 else ""))
-    # The z of raw pixels come from the folded first layer; its weights are those for x in units.
-    values = (x[0] * network.scale - network.mean) / network.std if x.dtype == np.uint8 else x[0]
+    values = x[0]
     if x.dtype == np.uint8:
-        result(f"read as {units_text(network)}: {_vector(values)}")
+        # The z of raw pixels come from the folded first layer; its weights are those for units.
+        values = (x[0] * network.scale - network.mean) / network.std
+        result(_picture(x[0].reshape(28, 28)))
+        n_zeros = np.count_nonzero(x == 0)
+        result(f"x = {x.size} pixels p, {n_zeros} of them 0, read as {units_text(network)}")
+    else:
+        result(f"x = {_vector(x[0])}")
     for i, (layer, (z, activation)) in enumerate(zip(network.layers, steps, strict=True)):
         result(f"\nlayer {i}: {layer.n_inputs} -> {layer.n_outputs}, {layer.activation}")
         for line in _layer_lines(layer, values, z[0], activation[0]):
@@ -150,6 +222,12 @@ def _row(model: fastnn.Model, inputs: tuple[float, ...]) -> tuple[np.ndarray, st
         images, labels = mnist.sample()
         return images[:1].reshape(1, -1), f"the first bundled digit, a {labels[0]}"
     return np.ones((1, model.n_inputs), np.float32), "all ones"
+
+
+def _invitation(name: str, model: fastnn.Model) -> str:
+    if model.n_inputs > _TERMS:
+        return ""
+    return f"; your own: fastnn trace {name} {' '.join(f'X{k}' for k in range(model.n_inputs))}"
 
 
 def _steps(model: fastnn.Model, steps: list[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
@@ -179,19 +257,16 @@ def _layer_lines(layer: fastnn.Dense, x: np.ndarray, z: np.ndarray, a: np.ndarra
         ]
     lines = []
     for j in range(layer.n_outputs):
-        terms = [_number(layer.bias[j])]
-        terms += [f"{_number(w)}*{_number(v)}" for w, v in zip(layer.weight[:, j], x, strict=True)]
-        lines.append(f"z{j} = {' + '.join(terms)} = {_number(z[j])}")
+        total = f"{layer.bias[j]:.6g}"
+        for w, v in zip(layer.weight[:, j], x, strict=True):
+            value = f"({v:.6g})" if v < 0 else f"{v:.6g}"
+            total += f" {'-' if w < 0 else '+'} {abs(w):.6g}*{value}"
+        lines.append(f"z{j} = {total} = {z[j]:.6g}")
         if not is_whole:
-            lines.append(f"a{j} = {layer.activation}(z{j}) = {_number(a[j])}")
+            lines.append(f"a{j} = {layer.activation}(z{j}) = {a[j]:.6g}")
     if is_whole:
         lines.append(f"a = {layer.activation}(z) = {_vector(a)}")
     return lines
-
-
-def _number(value: float) -> str:
-    shown = str(np.float32(value)).removesuffix(".0")  # the shortest that means this float32
-    return f"({shown})" if shown.startswith("-") else shown
 
 
 def _vector(values: np.ndarray) -> str:
@@ -200,3 +275,9 @@ def _vector(values: np.ndarray) -> str:
         n_zeros = np.count_nonzero(values == 0)
         shown.append(f"... {len(values)} values, {n_zeros} of them 0")
     return f"[{', '.join(shown)}]"
+
+
+def _picture(image: np.ndarray) -> str:
+    """The image in characters, two rows in each line: a character is twice as high as wide."""
+    lines = image.reshape(14, 2, 28).mean(axis=1)
+    return "\n".join("".join(_INK[int(p * len(_INK) / 256)] for p in line) for line in lines)

@@ -270,11 +270,11 @@ _CONFIGS: dict[str, Any] = {
         layer("InputLayer", {"name": "input", "batch_shape": [None, 2**20]}),
         layer("Activation", {"name": "a", "activation": "tanh"}),
     ),
-    "path as a name": sequential(layer("InputLayer", INPUT),
-                                 layer("Dense", {**DENSE, "name": "../../dense"})),
 }  # fmt: skip
 
 H5_ATTACKS.update({name: h5(config) for name, config in _CONFIGS.items()})
+# A .keras file calls layers by their classes, an .h5 file by their names.
+H5_ATTACKS["path as a name"] = h5(dense(name="../../dense"))
 
 # ---- .keras --------------------------------------------------------------------------------------
 

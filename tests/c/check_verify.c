@@ -63,12 +63,12 @@ static void append(network *net, const fnn_row *row, int64_t k, int64_t n, const
     }
     d->weight_i8 = bytes;
     d->weight = random_floats(net, k * n, k * n, 1, seed);
-    void *w = keep(net, (size_t)(n_padded * fnn_groups(k, row->kr) * 4));
+    void *w = keep(net, (size_t)(n_padded * fnn_groups(k, row->kr) * row->kw));
     fnn_pack(row, d, w);
     net->packed[net->n++] = (fnn_packed){.row = row, .from = d, .w = w, .inverse = 1};
     fnn_packed *p = &net->packed[net->n - 1];
     d->bias = p->bias = random_floats(net, n, n_padded, 1, seed);
-    if (row->kr < 4) return;
+    if (!fnn_is_i8(row)) return;
     d->scale = p->scale = random_floats(net, n, n_padded, 1, seed);
     p->bias_u8 = random_floats(net, n, n_padded, 100, seed);
     p->scale_u8 = random_floats(net, n, n_padded, 0.01f, seed);
@@ -126,6 +126,20 @@ static void splits_k(const fnn_tile *t)
         for (int64_t n = 0; n < t->n; n++) *y_of(t, i, n) += parts[i * 1024 + n];
 }
 
+/* Weights of the list that has gaps, one group late. */
+static void is_late_where_there_are_gaps(const fnn_tile *t)
+{
+    fnn_tile late = *t;
+    if (t->has_gaps && t->n_active > 1) late.list++, late.n_active--;
+    honest->gemm(&late);
+}
+
+static void is_wrong_while_it_fetches(const fnn_tile *t)
+{
+    honest->gemm(t);
+    if (t->ahead_step != 0 && t->finish != FNN_TO_U8) nudge(y_of(t, 0, 0));
+}
+
 /* The second panel taken for the first: a wrong panel stride. */
 static void takes_one_panel_for_all(const fnn_tile *t)
 {
@@ -145,6 +159,7 @@ static void starts_from_the_bias_again(const fnn_tile *t)
 static int32_t saturated(int32_t a) { return a > 32767 ? 32767 : a < -32768 ? -32768 : a; }
 static void saturates(const fnn_tile *t)
 {
+    const int kr = honest->kr;
     honest->gemm(t);
     if (t->finish == FNN_SUSPEND || t->finish == FNN_TO_U8) return;
     for (int i = 0; i < t->m; i++) {
@@ -153,10 +168,10 @@ static void saturates(const fnn_tile *t)
             const uint8_t *x = (const uint8_t *)t->x + i * t->ldx;
             int32_t sum = 0;
             for (int64_t at = 0; at < t->n_active; at++) {
-                const int64_t g = t->list[at] * (int64_t)4;
-                const int8_t *wg = w + (t->list[at] * (int64_t)honest->nr + n % honest->nr) * 4;
-                sum += saturated(x[g] * wg[0] + x[g + 1] * wg[1]);
-                sum += saturated(x[g + 2] * wg[2] + x[g + 3] * wg[3]);
+                const uint8_t *xg = x + t->list[at] * (int64_t)4; /* u8, or u16 below 256 */
+                const int8_t *wg = w + (t->list[at] * (int64_t)honest->nr + n % honest->nr) * kr;
+                for (int j = 0; j < kr; j += 2)
+                    sum += saturated(xg[j * 4 / kr] * wg[j] + xg[(j + 1) * 4 / kr] * wg[j + 1]);
             }
             const float z = fmaf((float)sum, t->scale[n], t->bias[n]) + 0.0f;
             *y_of(t, i, n) = t->finish == FNN_RELU && z <= 0 ? 0 : z;
@@ -234,13 +249,17 @@ static int plant(const fnn_row *row, fnn_row *faulty, const char **names)
     FAULT(gemm, forgets_the_last_group);
     FAULT(gemm, takes_one_panel_for_all);
     FAULT(gemm, starts_from_the_bias_again);
+    FAULT(gemm, is_late_where_there_are_gaps);
     FAULT(encode_f32, lists_one_less);
     FAULT(encode_u8, misreads_the_last_pixel);
     if (row->pack != NULL) {
         FAULT(pack, packs_rows_askew);
         FAULT(gemm_packed, forgets_the_last_group_packed);
     }
-    if (row->kr != 2) FAULT(gemm, off_by_an_ulp);
+    if (!is_named(row->format, "bf16")) {
+        FAULT(gemm, off_by_an_ulp);
+        FAULT(gemm, is_wrong_while_it_fetches);
+    }
     if (row->kr == 1) {
         FAULT(gemm, splits_k);
         FAULT(argmax, counts_from_one);
@@ -250,8 +269,8 @@ static int plant(const fnn_row *row, fnn_row *faulty, const char **names)
         faulty[n] = *row;
         faulty[n++].activate = faulty_activations;
     }
-    if (row->kr == 2) FAULT(gemm, rounds_its_sums);
-    if (row->kr == 4) {
+    if (is_named(row->format, "bf16")) FAULT(gemm, rounds_its_sums);
+    if (fnn_is_i8(row)) {
         FAULT(gemm, saturates);
         FAULT(gemm, truncates);
     }
@@ -312,7 +331,7 @@ static double seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* Multiply-adds of the kernel and the best of some times, in seconds. */
+/* Counts the kernel's multiply-adds, more than the scalar one's; the best of some times, in seconds. */
 static double cost_of(network *net, const fnn_row *row, const char *isa)
 {
     fnn_row counting = *row;
@@ -382,15 +401,15 @@ static void check_packing(const fnn_row *row, const char *isa, long *n_cases)
                              .stride_input = layout == 2 ? 1 : n + 3 * layout,
                              .stride_output = layout == 2 ? k : 1, .weight_i8 = (const int8_t *)weight};
         const fnn_piece all = {0, fnn_panels(n, row->nr), 0, fnn_groups(k, row->kr)};
-        const size_t n_bytes = (size_t)(all.n_panels * all.n_groups * row->nr * 4);
+        const size_t n_bytes = (size_t)(all.n_panels * all.n_groups * row->nr * row->kw);
         memset(fast, 0x55, n_bytes);
         memset(plain, 0xaa, n_bytes);
-        if (!fnn_pack(row, &d, fast) || !fnn_pack_piece(row, &d, all, plain, all.n_groups * row->nr * 4))
+        if (!fnn_pack(row, &d, fast) || !fnn_pack_piece(row, &d, all, plain, all.n_groups * row->nr * row->kw))
             fail("packing for %s %s: a value is not finite", isa, row->format);
         if (memcmp(fast, plain, n_bytes) != 0)
             fail("packing %ld x %ld for %s %s, layout %d: not what the plain loop gives", (long)k, (long)n,
                  isa, row->format, layout);
-        if (row->kr == 4) continue;
+        if (fnn_is_i8(row)) continue;
         /* The last value that is finite, and the first that is not. */
         const float most = row->kr == 1 ? 0x1.fffffep127f : float_of(0x7f7f7fff);
         const float bad[] = {INFINITY, -INFINITY, NAN, row->kr == 1 ? INFINITY : float_of(0x7f7f8000)};

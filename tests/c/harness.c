@@ -117,8 +117,9 @@ int main(int argc, char **argv)
     const char *best = NULL;
     int n_isas = 0;
     if (is_named(what, "planted")) return check_planted() ? 0 : 1;
+    if (is_named(what, "case")) return argc > 3 && run_task(atoi(argv[2]), argv[3]) ? 0 : 3;
     if (*what && !o.is_quick && !is_named(what, "exhaustive")) {
-        fprintf(stderr, "usage: harness [quick | planted | exhaustive [NAME|all [PROCESSES]]]\n");
+        fprintf(stderr, "usage: harness [quick | planted | case I ISA | exhaustive [NAME|all [PROCESSES]]]\n");
         return 2;
     }
     for (int i = 0; i < fnn_n_isas; i++) {

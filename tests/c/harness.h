@@ -86,6 +86,7 @@ void check_activations(const options *o, const char *isa);
 void check_int8(const options *o, const char *isa);
 void check_verify(const options *o, const char *isa);
 void check_every_float(const options *o, const char *isa);
+int run_task(int index, const char *isa); /* for counting instructions */
 int check_planted(void); /* whether a kernel that splits K is caught */
 
 #endif
