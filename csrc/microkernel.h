@@ -125,8 +125,9 @@ INLINE void OF(tile)(const fnn_tile *t, const int m, const int n, int64_t panel,
             ahead += (uintptr_t)t->ahead_step;
         } else if (fetch == FETCH_LISTED) { /* behind the list are spare elements, of any value */
             const uintptr_t later = (uintptr_t)w + list[at + STEPS_LATER] * (uintptr_t)(NR * KW);
-            UNROLL for (int byte = 0; byte < NR * KW; byte += 64)
-                __builtin_prefetch((const void *)(later + (uintptr_t)byte), 0, 3);
+            UNROLL for (int byte = 0; byte < n / FNN_NV * NR * KW; byte += 64)
+                __builtin_prefetch((const void *)(later + (uintptr_t)(byte / (NR * KW) * panel_stride) +
+                                                  (uintptr_t)(byte % (NR * KW))), 0, 3);
         }
         if (m < n) { /* hold the m inputs, let weights pass */
             OF(x) a[FNN_REGISTERS];
@@ -207,8 +208,9 @@ INLINE void OF(rows)(const fnn_tile *t, const int m)
         return;
     }
     /* Not int8, whose steps are short of time for it: 5 % lost on AVX2. */
-    if (!OF(IS_SCALED) && m == FNN_MR && t->has_gaps)
-        for (; left >= FNN_NV; left -= FNN_NV, panel++) OF(tile)(t, m, FNN_NV, panel, FETCH_LISTED);
+    if (!OF(IS_SCALED) && (m == FNN_MR || m == 1) && t->has_gaps)
+        for (; left >= most; left -= most, panel += most / FNN_NV)
+            OF(tile)(t, m, MOST_VECTORS(m), panel, FETCH_LISTED);
     for (; left > 0; left -= n, panel += n / FNN_NV) {
         n = left >= 2 * most ? most
             : left > most    ? ((left + 1) / 2 + FNN_NV - 1) / FNN_NV * FNN_NV

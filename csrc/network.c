@@ -749,7 +749,8 @@ static void run_panels(const layer_run *run, int64_t panel)
                 .ldx = run->ldx,
                 .list = run->b->lists + tile * p->net->n_list + from,
                 .n_active = to - from,
-                .has_gaps = (to - from) * 4 < (next - block * kc) * 3,
+                /* One row waits for L3, not for L2. */
+                .has_gaps = (to - from) * 4 < (next - block * kc) * 3 && (run->m > 1 || !p->is_in_l2),
                 .w = (const char *)l->w + panel * panel_bytes,
                 .panel_stride = panel_bytes,
                 .bias = how.bias + first,

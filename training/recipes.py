@@ -52,8 +52,11 @@ _TEACHERS = ("teacher-1", "teacher-2", "teacher-3")
 _MILD = Augmentation(degrees=7.0, scale=0.08, shear=0.08, shift=1.0, elastic=0.6)
 _STUDENTS = Augmentation(degrees=8.0, scale=0.1, shear=0.1, shift=1.5, elastic=0.8)
 _DISTILLED = {
-    "teachers": _TEACHERS, "augmentation": _STUDENTS, "batch_norm": True, "average": 0.9995
+    "teachers": _TEACHERS, "augmentation": _STUDENTS, "batch_norm": True, "average": 0.9995,
+    "temperature": 1.0,
 }  # fmt: skip
+_NARROW = {**_DISTILLED, "batch": 1000, "learning_rate": 2e-2}
+_WIDE = {**_DISTILLED, "batch": 500, "jitter": 1}
 
 RECIPES = {
     recipe.name: recipe
@@ -62,12 +65,13 @@ RECIPES = {
         Recipe("mnist-sigmoid", (784, 10, 10), "sigmoid", epochs=40, augmentation=None,
                learning_rate=3e-3, weight_decay=0.0),
         Recipe("mnist-small-plain", (784, 128, 10), epochs=60, augmentation=_MILD),
-        Recipe("mnist-tiny", (784, 32, 10), epochs=200, **_DISTILLED),
-        Recipe("mnist-small", (784, 128, 10), epochs=300, **_DISTILLED),
-        Recipe("mnist-deep", (784, 128, 64, 10), epochs=300, **_DISTILLED),
-        Recipe("mnist-mid", (784, 512, 512, 10), epochs=200, **_DISTILLED),
-        Recipe("mnist-large", (784, 2500, 2000, 1500, 1000, 500, 10), epochs=200,
-               learning_rate=1e-3, **_DISTILLED),
+        Recipe("mnist-tiny", (784, 32, 10), epochs=400, plain_epochs=80, **_NARROW),
+        Recipe("mnist-small", (784, 128, 10), epochs=600, plain_epochs=100, **_NARROW),
+        Recipe("mnist-deep", (784, 128, 64, 10), epochs=500, plain_epochs=80, **_NARROW),
+        Recipe("mnist-mid", (784, 512, 512, 10), epochs=240, plain_epochs=30, learning_rate=1e-2,
+               **_WIDE),
+        Recipe("mnist-large", (784, 2500, 2000, 1500, 1000, 500, 10), epochs=100, plain_epochs=8,
+               learning_rate=2e-3, **_WIDE),
         *(Recipe(name, (), epochs=30, batch=200, learning_rate=3e-3, weight_decay=5e-4,
                  average=0.998, n_conv=24, seed=seed)
           for seed, name in enumerate(_TEACHERS, start=11)),
