@@ -4,6 +4,9 @@
                scale, mean, std F64 (inputs,), each only where it differs between inputs
     metadata   "fastnn": the architecture (`_describe`); every other key: free text for people
 
+A file without that key is somebody else's, PyTorch's as a rule: its tensors go to `named`, and
+whoever loads it says the activations.
+
 Invariant: the safetensors library is the judge of the container (offsets, holes, overlaps, sizes,
 trailing bytes). What it lets pass is judged here: duplicate names, unknown keys, dtypes, values,
 and tensors that the architecture does not name. Layer kinds are the closed set `_KINDS`.
@@ -16,7 +19,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +30,11 @@ from fastnn.formats.model_file import MAX_WIDTH, ModelFile, Wrong, checked, json
 from fastnn.layers import Dense
 from fastnn.quantize import Calibration
 
+if TYPE_CHECKING:
+    from fastnn.formats.named import Activation
+
 FORMAT = "safetensors"
+OPTIONS = ("activations", "layout")
 VERSION = 1
 KEY = "fastnn"
 MAX_HEADER_BYTES = 1 << 20
@@ -34,6 +42,7 @@ MAX_HEADER_BYTES = 1 << 20
 _KINDS = ("dense",)
 _UNITS = ("scale", "mean", "std")
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_FOREIGN_DTYPES = {**_DTYPES, "F16": np.dtype("<f2"), "I64": np.dtype("<i8")}
 _LABELS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "str")
 _MAX_LABEL = 1000  # characters
 
@@ -109,18 +118,46 @@ def _describe(model_file: ModelFile) -> dict[str, Any]:
     return about
 
 
-def parse(data: bytes, max_bytes: int) -> ModelFile:
-    """The model in the bytes of a native file, which unpack to no more than themselves."""
-    metadata, arrays = _open(data)
-    if KEY not in metadata:
-        found = f"the metadata keys {quoted(sorted(metadata))}"
-        raise Wrong(f"the metadata key {KEY!r} of a fastnn model", found)
-    about = json_object(metadata.pop(KEY), f"the metadata {KEY!r}")
-    return _build(about, arrays, metadata)
+def parse(
+    data: bytes,
+    max_bytes: int,
+    activations: Sequence[Activation] | None = None,
+    layout: str | None = None,
+) -> ModelFile:
+    """The model in the bytes of a safetensors file, which unpack to no more than themselves."""
+    metadata, tensors = container(data)
+    if KEY in metadata:
+        if activations is not None or layout is not None:
+            raise Wrong("no activations= and layout=", f"an architecture in the metadata {KEY!r}")
+        about = json_object(metadata.pop(KEY), f"the metadata {KEY!r}")
+        return _build(about, {tensor.name: _array(tensor) for tensor in tensors}, metadata)
+    if activations is None:
+        raise Wrong(
+            f"the metadata key {KEY!r} of a fastnn model, or for a file of another program the "
+            'option activations=["relu", "softmax"], one a layer',
+            f"the metadata keys {quoted(sorted(metadata))} and the tensors "
+            f"{quoted([tensor.name for tensor in tensors])}",
+        )
+    from fastnn.formats import named
+
+    arrays = {tensor.name: foreign_array(tensor) for tensor in tensors}
+    # PyTorch's Linear has a weight (outputs, inputs); a kernel (Flax's) may lie either way.
+    if layout is None and all(name.endswith("weight") for name, w in arrays.items() if w.ndim == 2):
+        layout = "outputs_inputs"
+    return checked("the model", lambda: ModelFile(named.layers(arrays, activations, layout)))
 
 
-def _open(data: bytes) -> tuple[dict[str, str], _Arrays]:
-    """The metadata and the arrays of a safetensors file; the arrays are read-only."""
+class Tensor(NamedTuple):
+    """An entry of a container: its bytes are as many as dtype and shape need."""
+
+    name: str
+    dtype: str  # as safetensors calls it
+    shape: list[int]
+    data: bytes
+
+
+def container(data: bytes) -> tuple[dict[str, str], list[Tensor]]:
+    """The metadata and the tensors of a safetensors file, whoever wrote it."""
     n_header = int.from_bytes(data[:8], "little")
     if len(data) < 8 or n_header > len(data) - 8:
         found = f"{len(data)} bytes and a header of {n_header}"
@@ -132,20 +169,42 @@ def _open(data: bytes) -> tuple[dict[str, str], _Arrays]:
         raise Wrong("a header that begins with '{'", quoted(text[:8]))
     header = json_object(text, "the header")
     try:
-        tensors = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
+        found_tensors = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as reason:
         raise Wrong("a sound container", quoted(str(reason))) from None
-    arrays = {}
-    for name, tensor in tensors:
+    tensors = []
+    for name, tensor in found_tensors:
         _keys(header[name], f"tensor {quoted(name)}", ("dtype", "shape", "data_offsets"))
-        dtype = _DTYPES.get(tensor["dtype"])
-        if dtype is None:
-            raise Wrong(f"tensor {quoted(name)} of {' or '.join(_DTYPES)}", tensor["dtype"])
-        if len(tensor["shape"]) > 2 or not all(1 <= n <= MAX_WIDTH for n in tensor["shape"]):
-            shape = f"1 or 2 sizes from 1 to {MAX_WIDTH}"
-            raise Wrong(f"tensor {quoted(name)} of {shape}", quoted(tensor["shape"]))
-        arrays[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
-    return header.get("__metadata__") or {}, arrays
+        tensors.append(Tensor(name, tensor["dtype"], tensor["shape"], tensor["data"]))
+    return header.get("__metadata__") or {}, tensors
+
+
+def _array(tensor: Tensor) -> npt.NDArray[Any]:
+    """A tensor of our own format, read-only."""
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise Wrong(f"tensor {quoted(tensor.name)} of {' or '.join(_DTYPES)}", tensor.dtype)
+    return _shaped(tensor, np.frombuffer(tensor.data, dtype))
+
+
+def foreign_array(tensor: Tensor) -> npt.NDArray[Any]:
+    """A tensor as other programs write them, read-only; bfloat16 as the float32 that it is half of."""
+    if tensor.dtype == "BF16":
+        upper = np.frombuffer(tensor.data, "<u2").astype(np.uint32) << 16
+        return _shaped(tensor, upper.view(np.float32))
+    dtype = _FOREIGN_DTYPES.get(tensor.dtype)
+    if dtype is None:
+        wanted = ", ".join(("BF16", *_FOREIGN_DTYPES))
+        raise Wrong(f"tensor {quoted(tensor.name)} of {wanted}", tensor.dtype)
+    return _shaped(tensor, np.frombuffer(tensor.data, dtype))
+
+
+def _shaped(tensor: Tensor, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    shape = tensor.shape
+    if len(shape) > 2 or not all(1 <= n <= MAX_WIDTH for n in shape):
+        wanted = f"1 or 2 sizes from 1 to {MAX_WIDTH}"
+        raise Wrong(f"tensor {quoted(tensor.name)} of {wanted}", quoted(shape))
+    return values.reshape(shape)
 
 
 def _build(about: dict[str, Any], arrays: _Arrays, metadata: dict[str, str]) -> ModelFile:

@@ -7,6 +7,9 @@
     calibration_input, calibration_ranges                 optional, both or neither: the dtype's
                                                           name, and float64 (layers, 2) of lo, hi
 
+A file without `activations` is somebody else's: weights and biases by any names that `named` knows,
+in either layout; whoever loads it says the activations.
+
 Invariant: the .npy headers are read by the one regular expression `_HEADER`, never evaluated, and
 never unpickled; an entry is unpacked only after its header, its declared size and the dtypes that
 are allowed agree. There is no default for `activations`: a guess would give wrong answers.
@@ -20,13 +23,14 @@ import io
 import json
 import math
 import re
-import struct
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastnn.formats import archive, named
 from fastnn.formats.model_file import (
     MAX_LAYERS,
     MAX_WIDTH,
@@ -40,20 +44,21 @@ from fastnn.layers import Dense
 from fastnn.quantize import Calibration
 
 FORMAT = "npz"
+OPTIONS = ("activations", "layout")
 
 _CALIBRATION = ("calibration_input", "calibration_ranges", "calibration_taps")
 _STRINGS = ("task", "metadata", "precision", "calibration_input")
 _OPTIONAL = ("classes", "task", "scale", "mean", "std", "metadata", "precision", *_CALIBRATION)
+_OWN = re.compile(rf"(?:[Wb]\d{{1,3}}|activations|{'|'.join(_OPTIONAL)})\.npy")
+_MAX_ENTRIES = 5 * MAX_LAYERS  # a dense layer has two arrays, a BatchNorm five
 _MAX_HEADER_BYTES = 4096
 _HEADER = re.compile(
     r"\{'descr': '(?P<order>[<>|])(?P<kind>[fiubU])(?P<size>[1-9]\d{0,8})', "
     r"'fortran_order': (?P<fortran>True|False), "
     r"'shape': \((?P<shape>(?:\d{1,19}(?:, \d{1,19})*,?)?)\), \} *\n"
 )
-_KINDS = {"f": (4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "b": (1,)}  # sizes in bytes
+_KINDS = {"f": (2, 4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "b": (1,)}  # sizes in bytes
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date of zip: the same model gives the same bytes
-_ACTIVATION = re.compile(r"(\w+)(?:\(([^()]*)\))?")
-_PARAMETER = re.compile(r" *(\w+) *= *([-+.\w]+) *")
 
 _Arrays = dict[str, npt.NDArray[Any]]
 
@@ -77,11 +82,11 @@ def pieces(model_file: ModelFile) -> list[bytes | memoryview]:
         if model_file.calibration.taps:
             entries["calibration_taps"] = np.array(model_file.calibration.taps, np.int64)
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:  # stored: weights hardly shrink
+    with zipfile.ZipFile(packed, "w") as zipped:  # stored: weights hardly shrink
         for name, value in entries.items():
             entry = io.BytesIO()
             np.save(entry, np.asarray(value), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), entry.getbuffer())
+            zipped.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), entry.getbuffer())
     return [packed.getbuffer()]
 
 
@@ -90,15 +95,30 @@ def _activation_text(layer: Dense) -> str:
     return f"{layer.activation}({values})" if values else layer.activation
 
 
-def parse(data: bytes, max_bytes: int) -> ModelFile:
+def parse(
+    data: bytes,
+    max_bytes: int,
+    activations: Sequence[named.Activation] | None = None,
+    layout: str | None = None,
+) -> ModelFile:
     """The model in the bytes of an .npz file that unpacks to at most `max_bytes` bytes."""
     arrays = _unpack(data, max_bytes)
-    if "activations" not in arrays:
+    if "activations" in arrays:
+        if activations is not None or layout is not None:
+            raise Wrong("no activations= and layout=", "an entry 'activations' in the file")
+        return _own(arrays)
+    if activations is None:
         raise Wrong(
             "an entry 'activations' with one string per layer, as in numpy.savez(..., W0=..., "
-            'b0=..., activations=["relu", "softmax"]), or a file that Model.save wrote',
+            'b0=..., activations=["relu", "softmax"]), or the option activations=["relu", '
+            '"softmax"]',
             f"only {quoted(sorted(arrays))}, and activations are not guessed",
         )
+    return checked("the model", lambda: ModelFile(named.layers(arrays, activations, layout)))
+
+
+def _own(arrays: _Arrays) -> ModelFile:
+    """The model in the arrays of a file as `pieces` makes it."""
     texts = _strings(arrays.pop("activations"), "activations")
     wanted = {f"{letter}{i}" for i in range(len(texts)) for letter in "Wb"}
     odd = wanted ^ {name for name in arrays if name not in _OPTIONAL}
@@ -154,78 +174,39 @@ def _strings(array: npt.NDArray[Any], what: str) -> list[str]:
 
 
 def _layer(what: str, text: str, weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> Dense:
-    match = _ACTIVATION.fullmatch(text)
-    given = match[2].split(",") if match and match[2] else []
-    parameters = [_PARAMETER.fullmatch(part) for part in given]
-    if match is None or None in parameters:
-        raise Wrong(f"{what} with an activation such as 'leaky_relu(alpha=0.1)'", quoted(text))
-    pairs = [(found[1], found[2]) for found in parameters if found]
-    if len(dict(pairs)) < len(pairs):
-        raise Wrong(f"{what} with each parameter once", quoted(text))
     for name, array in (("W", weight), ("b", bias)):
-        if array.dtype.kind != "f":
+        if array.dtype.kind != "f" or array.dtype.itemsize < 4:
             raise Wrong(f"{name} of {what} as float32 or float64", f"{array.dtype}")
 
     def build() -> Dense:
-        return Dense(weight, bias, match[1], **{name: float(value) for name, value in pairs})
+        name, parameters = named.activation(text)
+        return Dense(weight, bias, name, **parameters)
 
     return checked(what, build)
 
 
 def _unpack(data: bytes, max_bytes: int) -> _Arrays:
-    """The arrays by name. Nothing is unpacked before all declared sizes are known to fit."""
-    # A zip may have anything before, between and after its entries; here it may not.
-    if data[:4] != b"PK\x03\x04":
-        raise Wrong("a zip archive from the first byte on", quoted(data[:4]))
-    if data[-22:-18] != b"PK\x05\x06" or data[-2:] != b"\0\0":
-        raise Wrong("a zip directory that ends the file", "other bytes there")
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            _check_entries(entries, max_bytes)
-            end = 0
-            for entry in sorted(entries, key=lambda entry: entry.header_offset):
-                if entry.header_offset != end:
-                    raise Wrong(f"an entry at byte {end}", f"one at {entry.header_offset}")
-                end += 30 + sum(struct.unpack_from("<HH", data, end + 26)) + entry.compress_size
-            if end != archive.start_dir:
-                raise Wrong(f"the directory at byte {end}", f"it at {archive.start_dir}")
-            return {entry.filename[:-4]: _array(archive, entry) for entry in entries}
-    except Wrong:
-        raise
-    except Exception as reason:  # zipfile has no one type for a damaged archive, but a dozen
-        raise Wrong("an intact zip archive", quoted(f"{type(reason).__name__}: {reason}")) from None
+    """The arrays by name."""
+    with archive.opened(data, max_bytes, _MAX_ENTRIES, _check_name) as (zipped, entries):
+        is_own = any(entry.filename == "activations.npy" for entry in entries)
+        for entry in entries:
+            if is_own and not _OWN.fullmatch(entry.filename):
+                raise Wrong(
+                    f"only the entries W0, b0, ..., activations, {', '.join(_OPTIONAL)}",
+                    quoted(entry.filename),
+                )
+        return {entry.filename[:-4]: _array(zipped, entry) for entry in entries}
 
 
-def _check_entries(entries: list[zipfile.ZipInfo], max_bytes: int) -> None:
-    most = 2 * MAX_LAYERS + 1 + len(_OPTIONAL)
-    if len(entries) > most:
-        raise Wrong(f"at most {most} entries", f"{len(entries)}")
-    names = set()
-    for entry in entries:
-        if entry.filename in names:
-            raise Wrong("each entry once", f"{quoted(entry.filename)} twice")
-        names.add(entry.filename)
-        if not re.fullmatch(
-            rf"(?:[Wb]\d{{1,3}}|activations|{'|'.join(_OPTIONAL)})\.npy", entry.filename
-        ):
-            raise Wrong(
-                f"only the entries W0, b0, ..., activations, {', '.join(_OPTIONAL)}",
-                quoted(entry.filename),
-            )
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise Wrong("entries stored or deflated", f"method {entry.compress_type}")
-        if entry.flag_bits & 0x1:
-            raise Wrong("entries without a password", f"{entry.filename} with one")
-    total = sum(entry.file_size for entry in entries)
-    if total > max_bytes:
-        raise Wrong(f"at most {max_bytes} bytes unpacked (max_bytes=)", f"{total}")
+def _check_name(name: str) -> None:
+    if not name.endswith(".npy"):
+        raise Wrong("only entries whose names end in .npy", quoted(name))
 
 
-def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> npt.NDArray[Any]:
+def _array(zipped: zipfile.ZipFile, entry: zipfile.ZipInfo) -> npt.NDArray[Any]:
     """One .npy entry. Its declared size equals what its header needs before it is unpacked."""
-    what = entry.filename
-    with archive.open(entry) as file:
+    what = quoted(entry.filename)[1:-1]
+    with zipped.open(entry) as file:
         start = file.read(10)
         if start[:8] != b"\x93NUMPY\x01\x00" or len(start) < 10:
             raise Wrong(f"{what} in version 1.0 of the .npy format", quoted(start))

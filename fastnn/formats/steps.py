@@ -32,6 +32,7 @@ _Float64 = npt.NDArray[np.float64]
 class Steps:
     """A chain of steps, from `n_inputs` values a row on (None: whatever the first step takes).
 
+    Numbers that overflow float64 on the way are infinite or NaN in the layers, which `Dense` refuses.
     Each method raises `ValueError` where the step does not fit what came before: sizes that differ,
     or an activation that needs a diagonal that is too large. Whether numbers are finite in float32
     and an activation is known is `Dense`'s question, when `layers` builds them.
@@ -48,6 +49,12 @@ class Steps:
         """How many values a row has after the steps so far; None: not known yet."""
         return self._n
 
+    def values(self, n: int) -> None:
+        """A row has n values here, or it is refused."""
+        self._fits(n, "what comes next")
+        self._n = n
+
+    @np.errstate(over="ignore", invalid="ignore")
     def linear(self, weight: npt.ArrayLike, bias: npt.ArrayLike | None = None) -> None:
         """x @ weight + bias; weight (inputs, outputs), bias (outputs,), a number, or None for 0."""
         w = np.asarray(weight, np.float64)
@@ -68,6 +75,7 @@ class Steps:
         self._linear = (w, b)
         self._n = w.shape[1]
 
+    @np.errstate(over="ignore", invalid="ignore")
     def affine(self, scale: npt.ArrayLike = 1.0, shift: npt.ArrayLike = 0.0) -> None:
         """x * scale + shift, each a number or one per value."""
         n = self._n
