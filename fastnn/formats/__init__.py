@@ -18,6 +18,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from fastnn.errors import LoadError
 from fastnn.formats.model_file import ModelFile, Wrong
@@ -88,15 +89,15 @@ def read(
     if name.suffix not in _MODULES:
         raise LoadError(f"{name}: the format is not known by its suffix, {_wanted(_MODULES)}")
     module = _module(name.suffix)
-    options = {"activations": activations, "layout": layout}
-    given = {option: value for option, value in options.items() if value is not None}
-    for option in given:
-        if option not in getattr(module, "OPTIONS", ()):
-            raise ValueError(f"{name}: {option}= is given, but {module.FORMAT} files say it themselves")
-    if given:
+    options: dict[str, Any] = {"activations": activations, "layout": layout}
+    for option, value in options.items():
+        if value is not None and option not in getattr(module, "OPTIONS", ()):
+            raise ValueError(f"{name}: {option}= is given, but {module.FORMAT} files say it")
+    if any(value is not None for value in options.values()):
         from fastnn.formats import named
 
-        given = named.checked_options("read", **given)
+        options = named.checked_options("read", activations, layout)
+    given = {option: value for option, value in options.items() if value is not None}
     try:
         return module.parse(_read(name, max_bytes), max_bytes, **given)
     except Wrong as wrong:

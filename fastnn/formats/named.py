@@ -70,28 +70,26 @@ def activation(text: str) -> Activation:
 
 
 def checked_options(
-    owner: str, *, activations: Sequence[str] | None = None, layout: str | None = None
+    owner: str, activations: Sequence[str] | None, layout: str | None = None
 ) -> dict[str, Any]:
-    """Those that are given, `activations` parsed; errors begin with `owner`."""
-    options: dict[str, Any] = {}
-    if layout is not None:
-        if layout not in LAYOUTS:
-            raise ValueError(f"{owner}: layout is {layout!r}, wanted one of {', '.join(LAYOUTS)}")
-        options["layout"] = layout
-    if activations is not None:
-        if isinstance(activations, str) or not isinstance(activations, Sequence):
-            kind = type(activations).__name__
-            raise TypeError(f"{owner}: activations is a {kind}, wanted a list of one name a layer")
-        options["activations"] = []
-        for i, text in enumerate(activations):
-            if not isinstance(text, str):
-                kind = type(text).__name__
-                raise TypeError(f"{owner}: activations[{i}] is a {kind}, wanted a string")
-            try:
-                options["activations"].append(activation(text))
-            except ValueError as error:
-                raise ValueError(f"{owner}: activations[{i}]: {error}") from None
-    return options
+    """The options by name, `activations` parsed; errors begin with `owner`."""
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f"{owner}: layout is {layout!r}, wanted one of {', '.join(LAYOUTS)}")
+    if activations is None:
+        return {"activations": None, "layout": layout}
+    if isinstance(activations, str) or not isinstance(activations, Sequence):
+        kind = type(activations).__name__
+        raise TypeError(f"{owner}: activations is a {kind}, wanted a list of one name a layer")
+    parsed = []
+    for i, text in enumerate(activations):
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise TypeError(f"{owner}: activations[{i}] is a {kind}, wanted a string")
+        try:
+            parsed.append(activation(text))
+        except ValueError as error:
+            raise ValueError(f"{owner}: activations[{i}]: {error}") from None
+    return {"activations": parsed, "layout": layout}
 
 
 def layers(arrays: Arrays, activations: Sequence[Activation], layout: str | None) -> list[Dense]:
@@ -177,10 +175,10 @@ def _read(name: str) -> tuple[tuple[str, ...], tuple[int, ...], str | None]:
         raise Wrong(f"names of at most {_MAX_NAME} characters", quoted(name))
     words = _WORD.findall(name.removesuffix(":0"))  # TensorFlow's mark of a first output
     # Of the last word: "weight_g" is half of a weight, and no weight.
-    i = next((i for i in reversed(range(len(words))) if not _is_number(words[i])), None)
-    role = None if i is None else _ROLES.get(words[i].lower())
+    last = max((i for i, word in enumerate(words) if not _is_number(word)), default=-1)
+    role = _ROLES.get(words[last].lower()) if last >= 0 else None
     if role is not None:
-        del words[i]
+        del words[last]
     pattern = tuple("#" if _is_number(word) else word for word in words)
     return pattern, tuple(int(word) for word in words if _is_number(word)), role
 
@@ -205,13 +203,11 @@ def _by_position(arrays: Arrays) -> list[_Named]:
         raise Wrong(
             "a vector of biases for each matrix, or none", f"{len(weights)} and {len(biases)}"
         )
-    layers = []
-    for i, name in enumerate(weights):
-        roles = {"weight": name, **({"bias": biases[i]} if biases else {})}
-        for one in roles.values():
-            _check(one, arrays[one])
-        found = {role: arrays[one] for role, one in roles.items()}
-        layers.append(_Named(name, ("#",), (i,), found))
+    for name in names:
+        _check(name, arrays[name])
+    layers = [_Named(n, ("#",), (i,), {"weight": arrays[n]}) for i, n in enumerate(weights)]
+    for layer, name in zip(layers, biases, strict=False):
+        layer.arrays["bias"] = arrays[name]
     return layers
 
 
@@ -253,22 +249,18 @@ def _sized(named: _Named, layout: str) -> _Layer:
 
 
 def _norm(named: _Named) -> _Layer:
-    """A BatchNorm1d: x * s + t with s = weight/sqrt(variance + epsilon), t = bias - mean * s."""
     arrays, name = named.arrays, quoted(named.name)
     if not arrays.keys() >= _NORM:
         raise Wrong("running_mean and running_var together", f"one of them, {name}")
-    mean, variance = arrays["mean"].astype(np.float64), arrays["variance"].astype(np.float64)
-    weight, bias = arrays.get("weight", np.ones(mean.shape)), arrays.get("bias", np.zeros(mean.shape))
-    shapes = {array.shape for array in (mean, variance, weight, bias)}
-    if len(shapes) > 1 or mean.ndim != 1 or not mean.size:
-        raise Wrong(f"vectors of one length beside {name}", f"{sorted(shapes)}")
-    if (variance < 0).any():
-        raise Wrong(f"variances of at least 0 beside {name}", f"{variance.min():g}")
-    scale = weight / np.sqrt(variance + _EPSILON)
-    shift = bias - mean * scale
+    mean, variance, weight, bias = (arrays.get(r) for r in ("mean", "variance", "weight", "bias"))
+    assert mean is not None
+    assert variance is not None
+    n = mean.size
+    if not n:
+        raise Wrong(f"values in {name}", "none")
     return _Layer(
-        named.pattern, named.numbers, mean.size, mean.size, True,
-        f"{name} (BatchNorm of {mean.size})", lambda steps: steps.affine(scale, shift),
+        named.pattern, named.numbers, n, n, True, f"{name} (BatchNorm of {n})",
+        lambda steps: steps.normalization(mean, variance, _EPSILON, weight, bias),
     )  # fmt: skip
 
 

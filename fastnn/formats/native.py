@@ -188,7 +188,7 @@ def _array(tensor: Tensor) -> npt.NDArray[Any]:
 
 
 def foreign_array(tensor: Tensor) -> npt.NDArray[Any]:
-    """A tensor as other programs write them, read-only; bfloat16 as the float32 that it is half of."""
+    """A tensor as other programs write them, read-only; bfloat16 becomes float32."""
     if tensor.dtype == "BF16":
         upper = np.frombuffer(tensor.data, "<u2").astype(np.uint32) << 16
         return _shaped(tensor, upper.view(np.float32))

@@ -32,7 +32,7 @@ _Float64 = npt.NDArray[np.float64]
 class Steps:
     """A chain of steps, from `n_inputs` values a row on (None: whatever the first step takes).
 
-    Numbers that overflow float64 on the way are infinite or NaN in the layers, which `Dense` refuses.
+    What overflows float64 on the way is infinite or NaN in the layers, which `Dense` refuses.
     Each method raises `ValueError` where the step does not fit what came before: sizes that differ,
     or an activation that needs a diagonal that is too large. Whether numbers are finite in float32
     and an activation is known is `Dense`'s question, when `layers` builds them.
@@ -93,6 +93,34 @@ class Steps:
             self._affine = (before[0] * s, before[1] * s + t)
         else:
             self._affine = (s, t)
+
+    def normalization(
+        self,
+        mean: npt.ArrayLike,
+        variance: npt.ArrayLike,
+        epsilon: float,
+        weight: npt.ArrayLike | None = None,
+        bias: npt.ArrayLike | None = None,
+    ) -> None:
+        """(x - mean) / sqrt(variance + epsilon) * weight + bias: batch norm after training.
+
+        Each but epsilon one per value; weight None is 1, bias None is 0.
+        """
+        arrays = [
+            np.asarray(a, np.float64) for a in (mean, variance, weight, bias) if a is not None
+        ]
+        if len({array.shape for array in arrays}) > 1 or arrays[0].ndim != 1:
+            shapes = ", ".join(str(array.shape) for array in arrays)
+            raise ValueError(f"a normalisation of shapes {shapes}, wanted vectors of one length")
+        least = float(np.min(arrays[1])) + epsilon
+        if not least > 0:
+            raise ValueError(f"variance + epsilon is {least:g}, wanted a number above 0")
+        with np.errstate(over="ignore", invalid="ignore"):
+            scale = (1.0 if weight is None else np.asarray(weight, np.float64)) / np.sqrt(
+                arrays[1] + epsilon
+            )
+            shift = (0.0 if bias is None else np.asarray(bias, np.float64)) - arrays[0] * scale
+        self.affine(scale, shift)
 
     def activation(self, name: str, **parameters: float) -> None:
         """An activation by its name in `fastnn.activations()`."""
