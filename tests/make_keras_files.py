@@ -1,4 +1,4 @@
-"""Makes tests/keras_files: small networks as Keras itself saves them, with rows and what it answers.
+"""Makes tests/keras_files: small networks as Keras itself saves them, with rows and its answers.
 
     KERAS_BACKEND=torch python tests/make_keras_files.py     Keras 3: .keras and .h5
     python tests/make_keras_files.py                         Keras 2 (TensorFlow 2.15): .h5

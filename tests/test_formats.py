@@ -630,7 +630,10 @@ def test_activations_are_not_guessed(tmp_path):
         ({"W0": saved(np.zeros((1, 2), "c8"))}, "W0.npy of numbers"),
         ({"W0": saved(np.zeros((1, 2), "S4"))}, "W0.npy of numbers"),
         ({"W0": saved(np.zeros((1, 2), "M8[s]"))}, "W0.npy of numbers"),
-        ({"W0": saved(np.zeros((1, 2), "f2"))}, "W of layer 0 as float32 or float64, found float16"),
+        (
+            {"W0": saved(np.zeros((1, 2), "f2"))},
+            "W of layer 0 as float32 or float64, found float16",
+        ),
         ({"W0": saved(np.zeros((1, 2), "f16"))}, r"found f16"),
         ({"W0": saved(np.zeros((1, 2), "i4"))}, "W of layer 0 as float32 or float64, found int32"),
         ({"W0": saved(np.zeros((1, 2), "U4"))}, "W of layer 0 as float32 or float64"),

@@ -379,7 +379,9 @@ def _greater(steps: Steps, x: Any, other: Any) -> None:
     steps.activation("step")
 
 
-def _function_dropout(steps: Steps, x: Any, p: float = 0.5, training: bool = True) -> None:
+def _function_dropout(
+    steps: Steps, x: Any, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> None:
     if training:
         raise ValueError("dropout that is on after eval(), too: pass training=self.training")
 
@@ -475,9 +477,10 @@ class _Graph:
     """Runs what torch.fx traced of a module through `steps`."""
 
     def __init__(self, module: Any, steps: Steps) -> None:
-        self.module, self.steps = copy.copy(module), steps  # fx adds attributes to what it traces
+        self.module, self.steps = module, steps
         self.facts: dict[Any, Any] = {}  # by node: constants, and `_Fact`s
         self.current: Any = None  # the node of the value so far
+        self.past: set[Any] = set()  # all that were
 
     def run(self) -> None:
         for node in self._trace().nodes:
@@ -489,24 +492,22 @@ class _Graph:
                 raise _refusal(f"forward(), at {node.format_node() or node}: {error}") from None
 
     def _trace(self) -> Any:
-        fx = importlib.import_module("torch.fx")
-        was = [(child, child.training) for child in self.module.modules()]
+        kind = type(self.module).__name__
+        if not hasattr(self.module, "forward"):
+            raise _refusal(f"{kind} has what is not PyTorch's own, and no forward() to trace")
+        fx = importlib.import_module("torch.fx")  # of the PyTorch that the module is of
         try:
-            for child, _ in was:
-                child.training = False
+            # A copy: eval() changes it, and so does tracing, by what forward() does on the way.
+            self.module = copy.deepcopy(self.module).eval()
             return fx.Tracer().trace(self.module)
         except Exception as error:  # whatever the user's forward() raises on fx's stand-ins
-            kind = type(self.module).__name__
             raise _refusal(f"torch.fx cannot trace the forward() of {kind}: {error}") from None
-        finally:
-            for child, training in was:
-                child.training = training
 
     def _add(self, node: Any) -> None:
         operation = node.op
         if operation == "placeholder":
             if self.current is None:
-                self.current = node
+                self._go_on(node)
             elif node.users:
                 raise ValueError("a second input")
         elif operation == "get_attr":
@@ -514,10 +515,14 @@ class _Graph:
         elif operation == "output":
             if node.args[0] is not self.current:
                 raise ValueError("the result is not the last value alone")
+        elif _name(node) in ("size", "getattr", "dim") and node.args[0] in self.past:
+            what = node.args[1] if len(node.args) > 1 else "shape"
+            self.facts[node] = _Fact("rows" if what == 0 else what)
         elif self.current in node.all_input_nodes:
             for other in node.all_input_nodes:
                 self._check_constant(other)
-            self._advance(node)
+            self._apply(node)
+            self._go_on(node)
         else:
             for other in node.all_input_nodes:
                 self._check_constant(other)
@@ -554,21 +559,23 @@ class _Graph:
             return getattr(args[0], node.target)(*args[1:], **kwargs)
         raise ValueError("a layer of a constant")
 
-    def _advance(self, node: Any) -> None:
+    def _go_on(self, node: Any) -> None:
+        self.current = node
+        self.past.add(node)
+
+    def _apply(self, node: Any) -> None:
         if node.op == "call_module":
             _add_module(self.steps, node.target, self.module.get_submodule(node.target))
-            self.current = node
             return
         args, kwargs = self._arguments(node)
         name = _name(node)
-        if name in ("size", "getattr", "dim") and args[0] is _X:
-            what = args[1] if len(args) > 1 else "shape"
-            self.facts[node] = _Fact("rows" if what == 0 else what)
-            return
         kwargs.pop("inplace", None)
         if name in _BY_FUNCTION and args and args[0] is _X:
             form = _BY_FUNCTION[name]
             values = dict(zip(form.parameters, args[1:], strict=False))
+            more = args[1 + len(form.parameters) :]
+            if any(not isinstance(one, bool) for one in more):  # a bool is inplace
+                raise ValueError(f"{name} with more arguments than {', '.join(form.parameters)}")
             for key, value in kwargs.items():
                 if key in form.parameters:
                     values[key] = value
@@ -584,7 +591,6 @@ class _Graph:
             operation(self.steps, *args, **kwargs)
         else:
             raise ValueError("no function that fastnn has")
-        self.current = node
 
 
 def _name(node: Any) -> str:
