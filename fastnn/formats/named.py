@@ -154,10 +154,12 @@ class _Layer:
 
 def _found(arrays: Arrays) -> list[_Named]:
     layers: dict[tuple[Any, ...], _Named] = {}
-    for name, array in arrays.items():
-        pattern, numbers, role = _read(name)
-        if role is None:
-            return _by_position(arrays)
+    read = {name: _read(name) for name in arrays}
+    if any(role is None for _, _, role in read.values()):
+        return _by_position(arrays, read)
+    for name in sorted(arrays, key=lambda name: read[name][2] != "weight"):  # which names the layer
+        (pattern, numbers, role), array = read[name], arrays[name]
+        assert role is not None
         layer = layers.setdefault((pattern, numbers), _Named(name, pattern, numbers))
         if role in layer.arrays:
             raise Wrong("one array of each role in a layer", f"{quoted(name)} beside another")
@@ -169,7 +171,10 @@ def _found(arrays: Arrays) -> list[_Named]:
     return list(layers.values())
 
 
-def _read(name: str) -> tuple[tuple[str, ...], tuple[int, ...], str | None]:
+_Reading = tuple[tuple[str, ...], tuple[int, ...], str | None]
+
+
+def _read(name: str) -> _Reading:
     """Pattern and numbers of the layer, and the role; None where no word is a role."""
     if len(name) > _MAX_NAME:
         raise Wrong(f"names of at most {_MAX_NAME} characters", quoted(name))
@@ -187,9 +192,8 @@ def _is_number(word: str) -> bool:
     return word[0] in "0123456789"
 
 
-def _by_position(arrays: Arrays) -> list[_Named]:
+def _by_position(arrays: Arrays, read: Mapping[str, _Reading]) -> list[_Named]:
     """What `numpy.savez(path, *arrays)` calls arr_0, arr_1, ...: the i-th matrix and vector."""
-    read = {name: _read(name) for name in arrays}
     if len({pattern for pattern, _, _ in read.values()}) > 1 or not all(
         len(numbers) == 1 and role is None for _, numbers, role in read.values()
     ):
