@@ -206,6 +206,7 @@ REFUSED = {
     "integers": ({"0.weight": np.ones((3, 4), np.int32)}, "'0.weight' of floats"),
     "infinite": ({"0.weight": np.full((3, 4), np.inf)}, "'0.weight' of finite numbers"),
     "positions of two kinds": ({"arr_0": W, "array_1": B}, "all like arr_0, arr_1"),
+    "a position twice": ({"arr_0": W, "arr_00": W}, "each number once"),
     "too many vectors": ({"arr_0": W, "arr_1": B, "arr_2": B}, "1 and 2"),
     "no layer": ({}, "those of 0"),
     "too many": ({f"{i}.weight": np.ones((1, 1)) for i in range(513)}, "those of 513"),

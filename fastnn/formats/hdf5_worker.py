@@ -17,6 +17,7 @@ import math
 import resource
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,7 +45,7 @@ def main(task: dict[str, Any]) -> None:
 
     properties = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     properties.set_fapl_core(backing_store=False)
-    confine(task["memory"])
+    confine(task["memory"], task["seconds"])
     properties.set_file_image(sys.stdin.buffer.read())
     with h5py.File(h5py.h5f.open(b"stdin", h5py.h5f.ACC_RDONLY, fapl=properties)) as file:
         for piece in contents(file, task["groups"], task["attributes"], task["bytes"]):
@@ -52,8 +53,8 @@ def main(task: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def confine(memory: int) -> None:
-    """`memory` more bytes, the three files that are open, and an end that leaves nothing behind."""
+def confine(memory: int, seconds: int) -> None:
+    """`memory` more bytes, the three files that are open, and so much processor time."""
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     for what, limit in [
@@ -63,6 +64,8 @@ def confine(memory: int) -> None:
         (resource.RLIMIT_CORE, 0),
     ]:
         resource.setrlimit(what, (limit, limit))
+    so_far = math.ceil(time.process_time())
+    resource.setrlimit(resource.RLIMIT_CPU, (so_far + seconds, so_far + seconds + 1))
 
 
 def contents(

@@ -58,7 +58,7 @@ def from_keras(model: Any, *, isa: str | None = None) -> Model:
         missing = [name for name in names if name not in by_name]
         if missing:
             raise Wrong(f"{missing[0]} in {layer.name}", "none: build or call the model first")
-        return [_as_floats(np.asarray(by_name[name])) for name in names]
+        return [_as_floats(by_name[name].numpy()) for name in names]
 
     try:
         return Model(layers(json_object(model.to_json(), "the configuration"), weights), isa=isa)
@@ -275,11 +275,10 @@ def _apply(steps: Steps, name: Any) -> None:
     """An activation by its name, or as a layer, which Keras takes, too."""
     if name is None:
         return
-    if isinstance(name, dict):
+    if isinstance(name, dict) and name.get("class_name") in ("ReLU", "LeakyReLU", "ELU", "Softmax"):
         kind, settings = _class_of(name)
-        if kind in ("ReLU", "LeakyReLU", "ELU", "Softmax"):
-            _LAYERS[kind](steps, settings, _nothing)
-            return
+        _LAYERS[kind](steps, settings, _nothing)
+        return
     if not isinstance(name, str) or name not in _ACTIVATIONS:
         wanted = ", ".join(_ACTIVATIONS)
         raise ValueError(f"the activation {quoted(name)} is not supported, only {wanted}")

@@ -200,6 +200,8 @@ def _by_position(arrays: Arrays, read: Mapping[str, _Reading]) -> list[_Named]:
         odd = next(name for name, (_, _, role) in read.items() if role is None)
         roles = "weight, kernel, W, coefs, bias, b, intercepts, running_mean, running_var"
         raise Wrong(f"names with one of {roles}, or all like arr_0, arr_1", quoted(odd))
+    if len({numbers for _, numbers, _ in read.values()}) < len(read):
+        raise Wrong("each number once", quoted(sorted(arrays)))
     names = sorted(arrays, key=lambda name: read[name][1])
     weights = [name for name in names if arrays[name].ndim == 2]
     biases = [name for name in names if arrays[name].ndim != 2]

@@ -64,7 +64,7 @@ class Steps:
         b = _per_value(0.0 if bias is None else bias, w.shape[1], "bias")
         if self._affine is not None:
             scale, shift = self._affine
-            w, b = scale[:, None] * w, b + shift @ w
+            w, b = scale[:, None] * w, b + np.broadcast_to(shift, w.shape[:1]) @ w
             self._affine = None
         if self._linear is not None:
             v, a = self._linear
@@ -81,9 +81,7 @@ class Steps:
         n = self._n
         if n is None:  # known by whichever is no number
             n = max(np.size(scale), np.size(shift))
-            if n == 1:
-                raise ValueError("the number of inputs is not known before a scale or an offset")
-            self._n = n
+            self._n = n if n > 1 else None
         s, t = _per_value(scale, n, "scale"), _per_value(shift, n, "offset")
         if self._linear is not None:
             w, b = self._linear
@@ -157,7 +155,7 @@ class Steps:
             )
         scale, shift = self._affine or (np.ones(n), np.zeros(n))
         self._affine = None
-        self._linear = (np.diag(scale), shift)
+        self._linear = (np.diag(np.broadcast_to(scale, n)), np.broadcast_to(shift, n))
 
     def _close(self, name: str, parameters: dict[str, Any]) -> None:
         assert self._linear is not None
