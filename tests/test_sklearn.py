@@ -4,6 +4,12 @@ Without scikit-learn, stand-ins with its classes' names and attributes are read,
 they are compared with. With it (`make test-interop`), every estimator is fitted and compared.
 """
 
+import importlib
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 from agreement import assert_agrees
@@ -320,9 +326,6 @@ CLASSIFIERS = {
 
 
 def fitted(sklearn, name, table, x, y, **changes):
-    import importlib
-    import warnings
-
     module, arguments = table[name]
     kind = getattr(importlib.import_module(f"sklearn.{module}"), name.split()[0])
     known = kind().get_params()
@@ -449,3 +452,15 @@ def test_estimators_that_are_refused(sklearn):
     mine = type("Mine", (LogisticRegression,), {})
     with pytest.raises(ValueError, match="Mine: not supported"):
         fastnn.from_sklearn(mine().fit(x, y))
+
+
+def test_the_example(tmp_path, sklearn):
+    """It runs, prints a difference that float32 explains, and is listed."""
+    examples = Path(__file__).parent.parent / "examples"
+    code = examples / "from_sklearn.py"
+    done = subprocess.run(
+        [sys.executable, code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    difference = float(done.stdout.split("largest difference")[1])
+    assert 0 <= difference < 1e-5
+    assert f"`{code.name}`" in (examples / "README.md").read_text()

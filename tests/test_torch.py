@@ -7,6 +7,7 @@ are compared with. With it (`make test-interop`), PyTorch itself in float64 is.
 import itertools
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -497,3 +498,15 @@ def test_saved_by_torch_users(torch, tmp_path):
         model = fastnn.load(path, activations=["identity", "relu", "identity"])
         rounded = net.to(dtype).float()
         assert_agrees(model, x, exact(torch, rounded, x) if dtype != torch.float32 else want)
+
+
+def test_the_example(tmp_path, torch):
+    """It runs, prints a difference that float32 explains, and is listed."""
+    examples = Path(__file__).parent.parent / "examples"
+    code = examples / "from_torch.py"
+    done = subprocess.run(
+        [sys.executable, code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    difference = float(done.stdout.split("largest difference")[1])
+    assert 0 <= difference < 1e-5
+    assert f"`{code.name}`" in (examples / "README.md").read_text()
