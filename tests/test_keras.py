@@ -233,6 +233,10 @@ REFUSED = {
                r"scale has shape \(2,\), wanted one number or 5"),
     "inverse": (sequential(layer("Normalization", axis=-1, invert=True), D), "invert"),
     "variance": (sequential(layer("Normalization", axis=-1, mean=0.0, variance=-1.0), D), "below"),
+    "inputs of 8,000 sizes": (sequential(layer("InputLayer", batch_shape=[None] + [2**23] * 8000),
+                                          layer("ReLU")), "the number of its values is not known"),
+    "variance that overflows": (sequential(layer("Normalization", axis=-1, mean=1e308,
+                                                 variance=0.0), D), "finite in float32"),
     "only dropout": (sequential(INPUT, layer("Dropout")), "there is no dense layer"),
     "no layers": (sequential(), "a list of layers"),
     "layers of text": (configured(sequential(D), layers="Dense"), "a list of layers"),
@@ -358,7 +362,7 @@ def test_entries_of_an_archive(tmp_path):
     again = fastnn.load(rewritten(path, "sequential3.keras"))  # deflated
     assert np.array_equal(again.layers[0].weight, sound.layers[0].weight)
     config = json.loads(zipfile.ZipFile(path).read("config.json"))
-    del config["config"]["layers"][2:]
+    del config["config"]["layers"][1:]
     for entries, text in [
         ({"config__json": None}, "an entry config.json"),
         (
@@ -481,7 +485,7 @@ def test_random_models(keras, tmp_path):
         want = exact(keras, model, x)
         found = fastnn.from_keras(model)
         doubts.append(assert_agrees(found, x, want, f"seed {seed}", None, 0.3))
-        for suffix in (".keras", ".h5"):
+        for suffix in (".keras", ".h5") if seed % 4 == 0 else ():  # each is a process
             model.save(tmp_path / f"net{suffix}")
             other = fastnn.load(tmp_path / f"net{suffix}")
             assert np.array_equal(other.forward(x), found.forward(x)), (seed, suffix)

@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -229,6 +230,15 @@ def test_the_search_is_bounded():
     arrays["z.weight"] = np.ones((3, 3))
     with pytest.raises(Wrong, match="too many orders to try"):
         read(arrays, ["relu"] * 25)
+    arrays = {f"{chr(0x4E00 + i)}.weight": np.ones((2, 2)) for i in range(500)}
+    start = time.process_time()
+    with pytest.raises(Wrong, match="names that say the order"):
+        read(arrays, ["relu"] * 500)
+    arrays = {f"{chr(97 + i % 8)}{i}.weight": np.ones((2, 2)) for i in range(500)}
+    arrays["z.weight"] = np.ones((3, 3))
+    with pytest.raises(Wrong, match="too many orders to try"):
+        read(arrays, ["relu"] * 501)
+    assert time.process_time() - start < 2
 
 
 @settings(deadline=None, max_examples=200)

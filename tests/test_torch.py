@@ -148,6 +148,7 @@ BAD = [
         "track_running_stats=False",
     ),
     (module("ReLU", _forward_hooks={0: print}), "1 has forward hooks"),
+    (module("ReLU", forward=abs), r"1 has a forward\(\) that is not its class's"),
     (module("Linear", weight=np.ones((3, 3)) * 1j, bias=None), "a constant of complex128"),
     (module("Linear", weight=np.full((3, 3), np.nan), bias=None), r"weight has the value nan"),
 ]

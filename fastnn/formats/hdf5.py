@@ -103,13 +103,7 @@ def _ask(task: dict[str, Any], data: bytes) -> bytes:
                 stderr=subprocess.DEVNULL,
                 timeout=_PATIENCE,
                 check=False,
-                # No plugins for filters, no threads, no look at a lock on a file that is memory.
-                env={
-                    **os.environ,
-                    "HDF5_PLUGIN_PRELOAD": "::",
-                    "HDF5_USE_FILE_LOCKING": "FALSE",
-                    "OPENBLAS_NUM_THREADS": "1",
-                },
+                env=_environment(),
             )
         except subprocess.TimeoutExpired:
             found = f"no answer from the HDF5 library in {_PATIENCE} s"
@@ -121,6 +115,19 @@ def _ask(task: dict[str, Any], data: bytes) -> bytes:
             raise Wrong("an intact HDF5 file", f"{n_bytes} bytes in it")
         answer.seek(0)
         return answer.read()
+
+
+def _environment() -> dict[str, str]:
+    """This process's, but no plugins for filters, no threads, and no lock on what is no file.
+
+    What is preloaded here, such as an allocator, may want more memory than the worker will have.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    return environment | {
+        "HDF5_PLUGIN_PRELOAD": "::",
+        "HDF5_USE_FILE_LOCKING": "FALSE",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
 
 
 def _death(status: int) -> str:

@@ -62,10 +62,13 @@ def confine(memory: int, seconds: int) -> None:
         (resource.RLIMIT_FSIZE, 2 * memory),  # of what goes to stdout
         (resource.RLIMIT_NOFILE, 3),
         (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CPU, math.ceil(time.process_time()) + seconds),
     ]:
-        resource.setrlimit(what, (limit, limit))
-    so_far = math.ceil(time.process_time())
-    resource.setrlimit(resource.RLIMIT_CPU, (so_far + seconds, so_far + seconds + 1))
+        most = resource.getrlimit(what)[1]  # which nobody may raise
+        at_once = limit if most == resource.RLIM_INFINITY else min(limit, most)
+        # A second more of processor time to die of SIGXCPU, which says why, and not of SIGKILL.
+        is_time = what == resource.RLIMIT_CPU and most == resource.RLIM_INFINITY
+        resource.setrlimit(what, (at_once, at_once + is_time))
 
 
 def contents(

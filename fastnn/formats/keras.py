@@ -240,9 +240,10 @@ def _n_inputs(chain: Sequence[tuple[Place, str, dict[str, Any]]]) -> int | None:
     """How many values a row has, if the first layer says so."""
     settings = chain[0][2]
     shape = settings.get("batch_shape", settings.get("batch_input_shape"))
-    if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 2**24 for n in shape[1:]):
+    if not isinstance(shape, list) or len(shape) > 8:
         return None
-    return min(math.prod(shape[1:]), 2**53)
+    sizes = shape[1:]
+    return math.prod(sizes) if all(type(n) is int and 0 < n < 2**24 for n in sizes) else None
 
 
 # ---- layers --------------------------------------------------------------------------------------
@@ -347,7 +348,8 @@ def _normalization(steps: Steps, settings: dict[str, Any], take: Take) -> None:
     if np.min(variance) < 0:
         raise ValueError("a variance below 0")
     scale = 1 / np.maximum(np.sqrt(variance.astype(np.float64)), 1e-7)  # Keras' own least
-    steps.affine(scale, -mean * scale)
+    with np.errstate(over="ignore", invalid="ignore"):  # Dense refuses what comes of it
+        steps.affine(scale, -mean * scale)
 
 
 def _flatten(steps: Steps, settings: dict[str, Any], take: Take) -> None:

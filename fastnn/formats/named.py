@@ -35,6 +35,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 _EPSILON = 1e-5  # of BatchNorm1d: PyTorch's default, which its files do not hold
 _MAX_NAME = 200
+_MAX_GROUPS = 32  # of names that are alike but for their numbers
 _MAX_TRIES = 10_000  # of orders; a sound file needs about as many as it has layers
 
 _ROLES = {
@@ -288,7 +289,7 @@ def _ordered(found: Sequence[_Layer]) -> list[_Layer]:
             if before.n_outputs != after.n_inputs:
                 raise Wrong(f"a layer of {before.n_outputs} inputs after {before.text}", after.text)
         return chain
-    orders = _orders(list(groups.values()))
+    orders = _orders(list(groups.values())) if len(groups) <= _MAX_GROUPS else []
     if len(orders) != 1:
         which = "none" if not orders else "two or more"
         raise Wrong(
@@ -326,9 +327,8 @@ def _orders(groups: Sequence[Sequence[_Unit]]) -> list[tuple[_Unit, ...]]:
     n_units = sum(map(len, groups))
     orders: list[tuple[_Unit, ...]] = []
     states: list[tuple[tuple[_Unit, ...], tuple[int, ...]]] = [((), (0,) * len(groups))]
-    for _ in range(_MAX_TRIES):
-        if not states or len(orders) == 2:
-            return orders
+    n_tries = 0
+    while states and len(orders) < 2:
         order, used = states.pop()
         if len(order) == n_units:
             orders.append(order)
@@ -338,5 +338,8 @@ def _orders(groups: Sequence[Sequence[_Unit]]) -> list[tuple[_Unit, ...]]:
                 continue
             unit = group[used[i]]
             if not order or order[-1][-1].n_outputs == unit[0].n_inputs:
+                n_tries += 1
                 states.append(((*order, unit), (*used[:i], used[i] + 1, *used[i + 1 :])))
-    raise Wrong("names that say the order of the layers", "too many orders to try")
+        if n_tries > _MAX_TRIES:
+            raise Wrong("names that say the order of the layers", "too many orders to try")
+    return orders

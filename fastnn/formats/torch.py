@@ -139,6 +139,8 @@ def _from_module(module: Any) -> list[Any]:
                 f"{name or 'the module'} has forward hooks, which may change any value; remove "
                 "them (weight_norm and pruning have functions for it)"
             )
+        if "forward" in vars(child):
+            raise _refusal(f"{name or 'the module'} has a forward() that is not its class's")
     steps = Steps()
     if _is_walkable(module):
         for name, child in _all_modules(module, ""):
