@@ -205,7 +205,7 @@ def test_flipped_bits_are_refused_or_change_values_only(tmp_path):
     data = file_of(tmp_path, plain)
     rng = np.random.default_rng(1)
     used = [i for i in range(len(data)) if data[i]]
-    for i in (8, 13, 14, 24, 60, *rng.choice(used, 25)):
+    for i in (8, 13, 14, 24, 60, *rng.choice(used, 12)):
         changed = data[:i] + bytes([data[i] ^ (1 << int(rng.integers(8)))]) + data[i + 1 :]
         try:
             _, found = read(changed)

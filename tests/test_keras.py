@@ -21,7 +21,7 @@ import pytest
 from agreement import assert_agrees
 
 import fastnn
-from fastnn import LoadError, reference
+from fastnn import LoadError
 from fastnn.formats import keras as reader
 from fastnn.formats.model_file import Wrong
 
@@ -543,5 +543,9 @@ def test_what_keras_can_and_fastnn_cannot(keras):
             fastnn.from_keras(model)
 
 
-def test_reference_is_used():
-    assert set(reference.ACTIVATIONS) >= {ours for ours, _ in reader._ACTIVATIONS.values()}
+def test_the_page_lists_what_is_taken():
+    page = (Path(__file__).parent.parent / "docs" / "import.md").read_text()
+    section = page[page.index("## Keras") : page.index("## `.safetensors`")]
+    dropped = [name for name, add in reader._LAYERS.items() if add is reader._drop]
+    for name in reader._LAYERS.keys() - {*dropped, "Softmax"} | reader._ACTIVATIONS.keys():
+        assert re.search(rf"\b{name}\b", section), name

@@ -15,6 +15,7 @@ import pytest
 from agreement import assert_agrees
 
 import fastnn
+from fastnn.formats import sklearn as reader
 
 RNG = np.random.default_rng(6)
 
@@ -282,6 +283,13 @@ def test_what_is_no_estimator():
     for given in (None, "model.joblib", np.ones(3)):
         with pytest.raises(TypeError, match="wanted one of scikit-learn's"):
             fastnn.from_sklearn(given)
+
+
+def test_the_page_lists_what_is_taken():
+    page = (Path(__file__).parent.parent / "docs" / "import.md").read_text()
+    section = page[page.index("## scikit-learn") : page.index("## Keras")]
+    for name in (*reader._ESTIMATORS, *reader._TRANSFORMERS):
+        assert f"`{name}`" in section, name
 
 
 def test_isa():

@@ -4,7 +4,9 @@ Without PyTorch, stand-ins with its classes' names and attributes are walked, an
 are compared with. With it (`make test-interop`), PyTorch itself in float64 is.
 """
 
+import copy
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +162,13 @@ def test_what_is_refused(bad, text):
         fastnn.from_torch(sequential(linear(4, 3), bad))
 
 
+def test_the_page_lists_what_is_taken():
+    page = (Path(__file__).parent.parent / "docs" / "import.md").read_text()
+    section = page[page.index("## PyTorch") : page.index("## scikit-learn")]
+    for name in (*reader._LAYERS, *reader._BY_CLASS, "clamp", "exp", "heaviside"):
+        assert f"`{name}`" in section, name
+
+
 def test_a_softmax_comes_last():
     with pytest.raises(ValueError, match="softmax, which only the last layer may have"):
         fastnn.from_torch(sequential(linear(4, 3), module("Softmax", dim=1), linear(3, 2)))
@@ -243,8 +252,6 @@ def test_nothing_is_imported():
 
 def exact(torch, net, x):
     """The module's answer in float64, in eval()."""
-    import copy
-
     with torch.no_grad():
         return copy.deepcopy(net).double().eval()(torch.from_numpy(x).double()).numpy()
 
@@ -499,6 +506,17 @@ def test_saved_by_torch_users(torch, tmp_path):
         model = fastnn.load(path, activations=["identity", "relu", "identity"])
         rounded = net.to(dtype).float()
         assert_agrees(model, x, exact(torch, rounded, x) if dtype != torch.float32 else want)
+
+
+def test_the_line_that_converts_a_pickle(torch, tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "import.md").read_text()
+    (line,) = re.findall(r'^python -c "(.*)"$', page, re.M)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    subprocess.run([sys.executable, "-c", line], cwd=tmp_path, check=True)
+    model = fastnn.load(tmp_path / "net.safetensors", activations=["relu", "identity"])
+    x = rows(6)
+    assert_agrees(model, x, exact(torch, net, x))
 
 
 def test_the_example(tmp_path, torch):
