@@ -345,7 +345,7 @@ def test_weights_of_h5_are_found_once(tmp_path):
         (["d/m/scope/d/kernel"], None),
         (
             ["d/d/kernel", "d/x/d/kernel"],
-            "expected one dataset 'model_weights/d/.../d/kernel', found 2",
+            "one dataset 'model_weights/d/.../d/kernel', for one layer, found 2",
         ),
         (["e/d/kernel"], "found 0"),
         (["d/d/bias"], "found 0"),
@@ -360,3 +360,20 @@ def test_weights_of_h5_are_found_once(tmp_path):
             with pytest.raises(LoadError) as caught:
                 fastnn.load(path)
             assert text in str(caught.value)
+
+
+def test_one_dataset_is_not_the_weights_of_many_layers(tmp_path):
+    """200 inner models, whose layers all are called d: a matrix would become 200."""
+    path = tmp_path / "a.h5"
+    layer = {"name": "d", "units": 2, "use_bias": False, "activation": "relu"}
+
+    def model(name, *entries):
+        return {"class_name": "Sequential", "config": {"name": name, "layers": list(entries)}}
+
+    inner = [model(f"i{i}", {"class_name": "Dense", "config": layer}) for i in range(200)]
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps(model("m", model("top", *inner)))
+        file.attrs["keras_version"] = "3.0.0"
+        file["model_weights/top/d/kernel"] = np.eye(2, dtype="f4")
+    with pytest.raises(LoadError, match="for one layer, found 0"):
+        fastnn.load(path)

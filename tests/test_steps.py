@@ -145,6 +145,7 @@ def test_overflow_is_refused_at_the_end():
         ([("affine", 2.0, 0)], None, "not known"),
         ([("activation", "relu")], None, "not known"),
         ([("activation", "relu")], MAX_DIAGONAL + 1, "at most 1024"),
+        ([("activation", "relu")] * 2, MAX_DIAGONAL, "together they have more than 1048576 wei"),
     ],
 )
 def test_refuses(chain, n, text):

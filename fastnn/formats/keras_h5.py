@@ -10,6 +10,7 @@ under its outermost layer whose path ends in the layer's and its own name.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,19 +39,20 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
     if version[0] == "2":
         _check_keras_2(config)
 
+    by_name: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for path in arrays:
+        parts = path.removesuffix(":0").split("/")
+        if len(parts) > 3:  # model_weights, the outermost layer, ..., the layer, its variable
+            by_name[parts[1], parts[-2], parts[-1]].append(path)
+
     def weights(place: keras.Place, names: Sequence[str]) -> list[npt.NDArray[Any]]:
-        top, layer = place[0].name, place[-1].name
         found = []
         for name in names:
-            paths = [
-                path
-                for path in arrays
-                if path.startswith(f"model_weights/{top}/")
-                and path.removesuffix(":0").endswith(f"/{layer}/{name}")
-            ]
+            # Taken out, so that no two layers share one: few bytes would become many weights.
+            paths = by_name.pop((place[0].name, place[-1].name, name), [])
             if len(paths) != 1:
-                where = quoted(f"model_weights/{top}/.../{layer}/{name}")
-                raise Wrong(f"one dataset {where}", f"{len(paths)}")
+                where = quoted(f"model_weights/{place[0].name}/.../{place[-1].name}/{name}")
+                raise Wrong(f"one dataset {where}, for one layer", f"{len(paths)}")
             found.append(arrays[paths[0]])
         return found
 

@@ -10,7 +10,8 @@ what belongs to one layer is folded here, and nowhere else:
 
 Invariant: all of it is float64 until `layers()`, which rounds each weight once. An activation
 without a product before it gets a layer that multiplies by one (a diagonal), but for at most
-`MAX_DIAGONAL` values: a file of a few bytes must not become a large matrix.
+`MAX_DIAGONAL` values, and as many weights as one such layer has, in all of a network: a file of a
+few bytes must not become large matrices.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Steps:
 
     def __init__(self, n_inputs: int | None = None) -> None:
         self._n = n_inputs  # values a row has here
+        self._n_diagonal = 0  # weights of diagonal layers so far
         self._done: list[tuple[_Float64, _Float64, str, dict[str, float]]] = []
         self._linear: tuple[_Float64, _Float64] | None = None  # no activation yet
         self._affine: tuple[_Float64, _Float64] | None = None  # no product yet
@@ -152,6 +154,12 @@ class Steps:
             raise ValueError(
                 f"{what} needs a layer of its own, which is built for at most {MAX_DIAGONAL} "
                 f"values, and here are {n}"
+            )
+        self._n_diagonal += n * n
+        if self._n_diagonal > MAX_DIAGONAL**2:
+            raise ValueError(
+                f"{what} needs a layer of its own, as others did: together they have more than "
+                f"{MAX_DIAGONAL**2} weights"
             )
         scale, shift = self._affine or (np.ones(n), np.zeros(n))
         self._affine = None
