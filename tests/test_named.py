@@ -339,6 +339,9 @@ def test_safetensors_of_other_programs(tmp_path):
     assert_is([(weight, rounded), (weight2.astype(np.float16), bias2)], model.layers)
     assert model.layers[0].parameters["alpha"] == 0.2
     assert not model.metadata
+    file = formats.read(path, activations=["relu", "softmax"])
+    model = fastnn.Model(file.layers, classes=["a", "b", "c"], scale=1 / 255)
+    assert set(model.predict(np.zeros((1, 5), np.uint8))) <= {"a", "b", "c"}
     with pytest.raises(LoadError, match=r'option activations=\["relu", "softmax"\].*fc2.weight'):
         fastnn.load(path)
     with pytest.raises(LoadError, match="an activation for each of 2 layers: 'fc1.weight'"):

@@ -71,8 +71,9 @@ def from_torch(
     Examples
     --------
     >>> import fastnn
-    >>> weights = {"0.weight": [[1.0, 2.0]], "0.bias": [0.5]}
-    >>> model = fastnn.from_torch({name: np.array(w) for name, w in weights.items()}, ["identity"])
+    >>> import numpy as np
+    >>> state = {"0.weight": np.array([[1.0, 2.0]]), "0.bias": np.array([0.5])}
+    >>> model = fastnn.from_torch(state, ["identity"])
     >>> model.predict([[1.0, 1.0]])
     array([3.5], dtype=float32)
     """
