@@ -343,6 +343,7 @@ def test_weights_of_h5_are_found_once(tmp_path):
     for names, text in [
         (["d/d/kernel:0"], None),
         (["d/m/scope/d/kernel"], None),
+        (["d/kernel:0"], None),
         (
             ["d/d/kernel", "d/x/d/kernel"],
             "one dataset 'model_weights/d/.../d/kernel', for one layer, found 2",

@@ -319,6 +319,9 @@ FUNCTIONAL = {
     "matmul": "x @ self.matrix.t() - self.factors",
     "addmm": "torch.addmm(self.factors, x, self.matrix.T)",
     "detach": "x.contiguous().clone()",
+    "shape": "x.reshape(x.shape[0], 5)",
+    "squeeze": "x.squeeze(-1)",
+    "constants": "x * torch.sqrt(self.factors ** 2)",
     "if": "x.tanh() if self.training else x",
     "changed": "x + self.factors.add_(1)",
 }
@@ -390,6 +393,13 @@ REFUSED = {
     "wrong view": ("x.view(-1, 6)", "takes 6 values, but a row has 5 here"),
     "above": ("(x > 1).to(x.dtype)", "a comparison with something else than 0"),
     "heaviside": ("torch.heaviside(x, torch.ones(()))", "another value at 0"),
+    "squeeze": ("x.squeeze()", "dim is None"),
+    "two numbers": (
+        "torch.clamp(x, self.factors, self.factors)",
+        r"a constant of shape \(5,\), wanted one",
+    ),
+    "a layer of a constant": ("x + self.first(torch.ones(1, 6))", "itself|branches|constant"),
+    "width": ("x.view(-1, x.size(1) * 1)", "a shape that is not"),
     "on the left": ("self.matrix @ x", "on its right"),
     "control flow": ("x if x.sum() > 0 else -x", "torch.fx cannot trace the forward"),
     "argmax": ("x.argmax(1)", "argmax.*: no function"),

@@ -2,7 +2,8 @@
 
     attribute model_config                            the configuration, JSON
     attribute keras_version                           by whom
-    model_weights/LAYER/.../LAYER/kernel (or kernel:0)  the weights, ... being the names of scopes
+    model_weights/LAYER/.../LAYER/kernel (or kernel:0)  the weights, ... being the names of scopes;
+                                                      or model_weights/LAYER/kernel
 
 Invariant: the configuration is read by `keras`, the file by `hdf5`. A weight is the one dataset
 under its outermost layer whose path ends in the layer's and its own name.
@@ -42,7 +43,7 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
     by_name: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for path in arrays:
         parts = path.removesuffix(":0").split("/")
-        if len(parts) > 3:  # model_weights, the outermost layer, ..., the layer, its variable
+        if len(parts) > 2:  # model_weights, the outermost layer, ..., the layer, its variable
             by_name[parts[1], parts[-2], parts[-1]].append(path)
 
     def weights(place: keras.Place, names: Sequence[str]) -> list[npt.NDArray[Any]]:
