@@ -265,6 +265,9 @@ REFUSED = {
               "the input to be a layer|a chain"),
     "second output": (functional(INPUT, changed(D, inbound_nodes=[{"args": [{"config": {
         "keras_history": ["input", 0, 1]}}], "kwargs": {}}])), "one tensor for 'd'"),
+    "too many": (sequential(*[layer("Dropout", f"d{i}") for i in range(4097)]), "at most 4096 lay"),
+    "a tensor of no name": (functional(INPUT, changed(D, inbound_nodes=[{"args": [{"config": {
+        "keras_history": [1, 0, 0]}}], "kwargs": {}}])), "the name of a layer for 'd'"),
     "nodes of text": (functional(INPUT, changed(D, inbound_nodes="x")), "to be called once"),
 }  # fmt: skip
 
@@ -304,7 +307,7 @@ def test_where_layers_are():
 
 def test_what_is_no_model():
     for given in (None, "model.keras", {}):
-        with pytest.raises(TypeError, match=r"wanted a model of Keras 3"):
+        with pytest.raises(TypeError, match=r"wanted a Sequential or functional model of Keras 3"):
             fastnn.from_keras(given)
 
 
@@ -365,10 +368,8 @@ def test_entries_of_an_archive(tmp_path):
     del config["config"]["layers"][1:]
     for entries, text in [
         ({"config__json": None}, "an entry config.json"),
-        (
-            {"assets/evil": b""},
-            "at most 3 entries, found 4",
-        ),
+        ({"assets/evil": b""}, "at most 3 entries, found 4"),
+        ({"metadata__json": None, "a": b""}, "only the entries metadata.json, .*, found 'a'"),
         ({"metadata__json": b'{"keras_version": "2.15.0"}'}, "a file of Keras 3, found version '2"),
         ({"metadata__json": b"{}"}, "a file of Keras 3, found version None"),
         ({"metadata__json": b"[]"}, "metadata.json to be a JSON object"),
@@ -537,7 +538,7 @@ def test_what_keras_can_and_fastnn_cannot(keras):
         (keras.Sequential([x, layers.Dense(3, lambda x: x)]), "activation|custom"),
         (keras.Model(x, [y, x]), "chain|one tensor|two that"),
         (keras.Sequential([layers.Dense(3)]), "build or call the model first"),
-        (Own(), "model is a Own|wanted a model"),
+        (Own(), "model is a Own, wanted a Sequential or functional model"),
     ]:
         with pytest.raises((ValueError, TypeError), match=rf"^from_keras: .*({text})"):
             fastnn.from_keras(model)

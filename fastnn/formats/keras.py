@@ -40,15 +40,15 @@ def from_keras(model: Any, *, isa: str | None = None) -> Model:
     docs/import.md lists. `isa` as for `Model`. BatchNormalization is folded, and so are Rescaling
     and Normalization; dropout is left out.
 
-    Raises TypeError for another object, ValueError for what is not supported (named, with what
-    is) or not built yet.
+    Raises TypeError for another object, a model of a class of your own among them, ValueError for
+    what is not supported (named, with what is) or not built yet.
     """
     kind = type(model)
-    if kind.__module__.split(".")[0] != "keras" or not hasattr(model, "to_json"):
-        raise TypeError(f"from_keras: model is a {kind.__name__}, wanted a model of Keras 3")
-    if kind.__name__ not in _MODELS:
-        wanted = " or ".join(_MODELS)
-        raise ValueError(f"from_keras: model is a {kind.__name__}, wanted a {wanted} one")
+    if kind.__module__.split(".")[0] != "keras" or kind.__name__ not in _MODELS:
+        raise TypeError(
+            f"from_keras: model is a {kind.__name__}, wanted a Sequential or functional model of "
+            "Keras 3"
+        )
 
     def weights(place: Place, names: Sequence[str]) -> list[_Array]:
         layer = model
