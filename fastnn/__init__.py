@@ -15,6 +15,9 @@ from fastnn.layers import Dense
 from fastnn.model import Model, load, models
 
 if TYPE_CHECKING:
+    from fastnn.formats.keras import from_keras
+    from fastnn.formats.sklearn import from_sklearn
+    from fastnn.formats.torch import from_torch
     from fastnn.selftest import self_test
 
 __all__ = [
@@ -24,6 +27,9 @@ __all__ = [
     "__version__",
     "activations",
     "cpu_features",
+    "from_keras",
+    "from_sklearn",
+    "from_torch",
     "kernels",
     "load",
     "models",
@@ -31,13 +37,19 @@ __all__ = [
 ]
 
 _LAZY_MODULES = {"formats", "idx", "images", "mnist", "quantize", "reference"}
+_LAZY_FUNCTIONS = {
+    "from_keras": "formats.keras",
+    "from_sklearn": "formats.sklearn",
+    "from_torch": "formats.torch",
+    "self_test": "selftest",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"fastnn.{name}")
-    if name == "self_test":
-        return importlib.import_module("fastnn.selftest").self_test
+    if name in _LAZY_FUNCTIONS:
+        return getattr(importlib.import_module(f"fastnn.{_LAZY_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'fastnn' has no attribute {name!r}")
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -316,17 +316,26 @@ def load(
     *,
     precision: str | None = None,
     isa: str | None = None,
+    activations: Sequence[str] | None = None,
+    layout: str | None = None,
 ) -> Model:
     """A model from a file, or one that ships with fastnn.
 
     A string without "/" and without a suffix is the name of a bundled model (`models()` lists
-    them); anything else is the path of a .safetensors or .npz file. `precision` and `isa` as for
-    `Model`; None is the precision that the file asks for. "int8" needs a calibration in the file;
-    that of the bundled networks for digits comes from MNIST's training images.
+    them); anything else is the path of a file, whose suffix says its format (docs/format.md,
+    docs/import.md). `precision` and `isa` as for `Model`; None is the precision that the file asks
+    for. "int8" needs a calibration in the file; that of the bundled networks for digits comes from
+    MNIST's training images.
+
+    `activations` and `layout` are for files of arrays without an architecture (.safetensors as
+    PyTorch's users write them, .npz): one activation a layer in fastnn's names, such as
+    ["leaky_relu(alpha=0.1)", "softmax"]; "inputs_outputs" or "outputs_inputs", how the weights
+    lie, needed only where their shapes allow both.
 
     Raises `FileNotFoundError` where there is no such model or file, `LoadError` where the file is
-    not what its suffix says or its layers do not fit each other, `ValueError` for an `isa` that
-    the CPU lacks, or a precision that is not known or that the file has no calibration for.
+    not what its suffix says or its layers do not fit each other, `ImportError` where its format
+    needs an extra, `ValueError` for an `isa` that the CPU lacks, a precision that is not known or
+    that the file has no calibration for, or an option that the format does not take.
     """
     from fastnn import formats
 
@@ -335,7 +344,7 @@ def load(
         wanted = ", ".join(checks.PRECISIONS)
         raise ValueError(f"load: precision is {precision!r}, wanted one of {wanted}")
     path = _path_of(name_or_path)
-    file = formats.read(path)
+    file = formats.read(path, activations=activations, layout=layout)
     arguments = dict(vars(file))
     if precision is not None:
         checks.calibrated(f"load: {path}", precision, file.calibration, len(file.layers))

@@ -22,6 +22,7 @@ EXCUSED = (
     "this CPU lacks",
     "sanitizers change",  # the plain build tests it
     "training only",  # PyTorch
+    "interop only",  # PyTorch, scikit-learn, Keras: `make test-interop` has them
 )
 
 

@@ -666,7 +666,10 @@ def test_activations_are_not_guessed(tmp_path):
         ({"W0": saved(np.zeros((1, 2), "c8"))}, "W0.npy of numbers"),
         ({"W0": saved(np.zeros((1, 2), "S4"))}, "W0.npy of numbers"),
         ({"W0": saved(np.zeros((1, 2), "M8[s]"))}, "W0.npy of numbers"),
-        ({"W0": saved(np.zeros((1, 2), "f2"))}, r"W0.npy of f\(4, 8\), found f2"),
+        (
+            {"W0": saved(np.zeros((1, 2), "f2"))},
+            "W of layer 0 as float32 or float64, found float16",
+        ),
         ({"W0": saved(np.zeros((1, 2), "f16"))}, r"found f16"),
         ({"W0": saved(np.zeros((1, 2), "i4"))}, "W of layer 0 as float32 or float64, found int32"),
         ({"W0": saved(np.zeros((1, 2), "U4"))}, "W of layer 0 as float32 or float64"),
@@ -685,13 +688,13 @@ def test_activations_are_not_guessed(tmp_path):
         ({"activations": saved(np.array(["relu"] * 2))}, "2 layers, .* found no W1"),
         ({"activations": saved(np.array("relu"))}, "activations of strings"),
         ({"activations": saved(np.array([1]))}, "activations of strings"),
-        ({"activations": saved(np.array(["eval('1')"]))}, "layer 0 with an activation such as"),
-        ({"activations": saved(np.array(["elu(alpha=1, alpha=2)"]))}, "each parameter once"),
+        ({"activations": saved(np.array(["eval('1')"]))}, "layer 0 .* is no activation such as"),
+        ({"activations": saved(np.array(["elu(alpha=1, alpha=2)"]))}, "a parameter twice"),
         ({"activations": saved(np.array(["elu(alpha=x)"]))}, "could not convert string to float"),
         ({"activations": saved(np.array(["elu(alpha=nan)"]))}, "alpha is nan"),
         ({"activations": saved(np.array(["elu(self=1)"]))}, "layer 0"),
-        ({"activations": saved(np.array(["elu("]))}, "layer 0 with an activation such as"),
-        ({"activations": saved(np.array(["elu\n"]))}, "layer 0 with an activation such as"),
+        ({"activations": saved(np.array(["elu("]))}, "layer 0 .* is no activation such as"),
+        ({"activations": saved(np.array(["elu\n"]))}, "layer 0 .* is no activation such as"),
         ({"activations": saved(np.array(["swish"]))}, "activation is 'swish', wanted one of"),
         ({"task": saved(np.array("eval"))}, "task is 'eval'"),
         ({"task": saved(np.array(1))}, "task of"),
@@ -781,7 +784,7 @@ def test_hostile_archives(tmp_path):
             archive.writestr("W0.npy", SOUND["W0"])
     refused(path, file.getvalue(), "each entry once, found 'W0.npy' twice")
     refused(path, npz(zipfile.ZIP_LZMA), "stored or deflated, found method 14")
-    refused(path, npz(**{f"W{i}": b"" for i in range(600)}), "at most 523 entries")
+    refused(path, npz(**{f"W{i}": b"" for i in range(1300)}), "at most 1280 entries")
     file = io.BytesIO(npz())
     with zipfile.ZipFile(file, "a") as archive:
         archive.comment = b"hello"

@@ -66,6 +66,71 @@ def test_width():
     assert steps.width == 5
 
 
+def test_numbers_before_the_number_of_inputs_is_known():
+    x = rng.normal(size=(20, 6)).astype(np.float32)
+    chains = [
+        [("affine", 2.0, 1.0), ("linear", W, A)],
+        [("affine", 2.0, 1.0), ("affine", S, 3.0), ("linear", W, A)],
+        [("affine", 2.0, 1.0), ("affine", 3.0, T), ("activation", "relu"), ("linear", W, A)],
+    ]
+    for chain in chains:
+        _, got, want = run(chain, x)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    steps = Steps()
+    steps.affine(2.0, 1.0)
+    assert steps.width is None
+    steps.values(3)
+    steps.activation("relu")
+    assert np.array_equal(steps.layers()[0].weight, 2 * np.eye(3))
+
+
+def test_values():
+    steps = Steps()
+    steps.values(6)
+    assert steps.width == 6
+    steps.values(6)
+    with pytest.raises(ValueError, match="what comes next takes 5 values, but a row has 6"):
+        steps.values(5)
+
+
+def test_normalization():
+    x = rng.normal(size=(20, 6)).astype(np.float32)
+    mean, variance = T, S**2
+    for weight, bias in [(None, None), (T, S), (T, None)]:
+        steps = Steps()
+        steps.normalization(mean, variance, 0.01, weight, bias)
+        steps.linear(np.eye(6))
+        want = (x - mean) / np.sqrt(variance + 0.01)
+        want = want * (1 if weight is None else weight) + (0 if bias is None else bias)
+        np.testing.assert_allclose(forward(steps.layers(), x), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((T, -(S**2), 0.0), "variance . epsilon is -"),
+        ((T, S * 0, 0.0), "variance . epsilon is 0"),
+        ((T, S[:5], 1e-3), r"shapes \(6,\), \(5,\), wanted vectors of one length"),
+        ((T, S**2, 1e-3, T[:1]), r"shapes \(6,\), \(6,\), \(1,\)"),
+        ((W, W**2, 1e-3), "wanted vectors"),
+    ],
+)
+def test_normalization_refuses(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        Steps().normalization(*arguments)
+
+
+def test_overflow_is_refused_at_the_end():
+    """As infinity in a layer, and without NumPy's warnings on the way."""
+    steps = Steps()
+    steps.linear(np.full((2, 2), 1e300))
+    steps.affine(1e300, 0)
+    steps.linear(np.full((2, 2), -1.0))
+    steps.linear(np.array([[1.0], [-1.0]]))
+    with pytest.raises(ValueError, match="wanted numbers that are finite"):
+        steps.layers()
+
+
 @pytest.mark.parametrize(
     ("chain", "n", "text"),
     [
@@ -80,6 +145,7 @@ def test_width():
         ([("affine", 2.0, 0)], None, "not known"),
         ([("activation", "relu")], None, "not known"),
         ([("activation", "relu")], MAX_DIAGONAL + 1, "at most 1024"),
+        ([("activation", "relu")] * 2, MAX_DIAGONAL, "together they have more than 1048576 wei"),
     ],
 )
 def test_refuses(chain, n, text):

@@ -14,7 +14,7 @@ import pytest
 import fastnn
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-NAMES = sorted(file.stem for file in EXAMPLES.glob("*.py"))
+NAMES = sorted(file.stem for file in EXAMPLES.glob("*.py") if not file.stem.startswith("from_"))
 
 
 def example(name: str) -> ModuleType:

@@ -4,10 +4,11 @@ Invariant: the suffix alone picks the format; one parser runs and its verdict is
 hostile until shown otherwise: what is declared is checked against what is present before it is
 allocated, nothing is imported, evaluated or unpickled, and only `LoadError` (or `OSError`) gets
 out. The modules of the formats touch no file: they turn bytes into a ModelFile and back, and this
-one moves the bytes. To add a format: a module with FORMAT, `parse` and `pieces`, and a line here;
-`precheck` as well where a file can be judged before all of it is read.
+one moves the bytes. To add a format: a module with FORMAT and `parse`, and a line here; with
+`pieces` if it is written too, with `precheck` where a file can be judged before all of it is read,
+with OPTIONS if `parse` takes some of `read`'s options.
 
-docs/format.md describes the formats.
+docs/format.md describes the native formats, docs/import.md those of other programs.
 """
 
 import contextlib
@@ -15,9 +16,10 @@ import importlib
 import os
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from fastnn.errors import LoadError
 from fastnn.formats.model_file import ModelFile, Wrong
@@ -27,28 +29,78 @@ __all__ = ["MAX_BYTES", "SUFFIXES", "ModelFile", "read", "write"]
 MAX_BYTES = 2**30
 """Default bound on the bytes of a file, and of what it unpacks to."""
 
-_MODULES = {".safetensors": "native", ".npz": "npz"}
+_MODULES = {
+    ".safetensors": "native",
+    ".npz": "npz",
+    ".keras": "keras_zip",
+    ".h5": "keras_h5",
+    ".hdf5": "keras_h5",
+}
 
-SUFFIXES = tuple(_MODULES)
-"""The suffixes of the formats, the native one first."""
+SUFFIXES = (".safetensors", ".npz")
+"""The suffixes of the formats that hold all of a model, for `write`; the native one first."""
 
-_WANTED = f"wanted a name that ends in {' or '.join(SUFFIXES)}"
+_PICKLES = "a pickle, which runs what it says when it is read"
+_TORCH = "safetensors.torch.save_file(torch.load({0!r}, weights_only=True), 'net.safetensors')"
+_SKLEARN = "fastnn.from_sklearn(joblib.load({0!r})).save('net.safetensors')"
+_NEVER = {
+    **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), (_PICKLES, _TORCH)),
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), (_PICKLES, _SKLEARN)),
+    ".npy": (
+        "one array without a name",
+        "numpy.savez('net.npz', W0=numpy.load({0!r}), b0=bias, activations=['softmax'])",
+    ),
+    # A reader of either is more code than it is worth: docs/import.md says why.
+    ".tflite": (
+        "a format that fastnn does not read",
+        "python -m tf2onnx.convert --tflite {0} --output net.onnx",
+    ),
+    ".gguf": (
+        "a format that fastnn does not read",
+        "numpy.savez('net.npz', **{{t.name: t.data for t in gguf.GGUFReader({0!r}).tensors}})",
+    ),
+}
+"""What is refused by its suffix: why, and the line that makes of it what can be read."""
 
 
-def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> ModelFile:
+def read(
+    path: str | os.PathLike[str],
+    *,
+    max_bytes: int = MAX_BYTES,
+    activations: Sequence[str] | None = None,
+    layout: str | None = None,
+) -> ModelFile:
     """The model in a file, checked entry by entry.
 
+    `activations` and `layout` are for files that hold arrays and no architecture: one activation a
+    layer, such as "relu" or "leaky_relu(alpha=0.1)"; "inputs_outputs" or "outputs_inputs", the
+    shape of each weight (None: found from the shapes, where only one fits).
+
     Raises `LoadError` if the file is not what its suffix says, is damaged, or holds more than
-    `max_bytes` bytes (unpacked); `OSError` if it cannot be opened.
+    `max_bytes` bytes (unpacked); `OSError` if it cannot be opened; `ImportError` if its format
+    needs an extra; `TypeError` or `ValueError` for an option that is none, or that the format
+    does not take.
     """
     name = Path(os.fsdecode(path))
     if "\0" in str(name):
         raise LoadError(f"{str(name)!r}: no path: it has a null character")
+    if name.suffix in _NEVER:
+        why, line = _NEVER[name.suffix]
+        raise LoadError(f"{name}: {name.suffix} is {why}; convert it: {line.format(str(name))}")
     if name.suffix not in _MODULES:
-        raise LoadError(f"{name}: the format is not known by its suffix, {_WANTED}")
+        raise LoadError(f"{name}: the format is not known by its suffix, {_wanted(_MODULES)}")
     module = _module(name.suffix)
+    options: dict[str, Any] = {"activations": activations, "layout": layout}
+    for option, value in options.items():
+        if value is not None and option not in getattr(module, "OPTIONS", ()):
+            raise ValueError(f"{name}: {option}= is given, but {module.FORMAT} files say it")
+    if any(value is not None for value in options.values()):
+        from fastnn.formats import named
+
+        options = named.checked_options("read", activations, layout)
+    given = {option: value for option, value in options.items() if value is not None}
     try:
-        return module.parse(_read(name, max_bytes, module), max_bytes)
+        return module.parse(_read(name, max_bytes, module), max_bytes, **given)
     except Wrong as wrong:
         expected, found = wrong.args
         raise LoadError(f"{name}: {module.FORMAT}: expected {expected}, found {found}") from None
@@ -61,9 +113,13 @@ def write(path: str | os.PathLike[str], model_file: ModelFile) -> None:
     `ValueError` for another suffix, or what the format cannot hold; `OSError` if writing fails.
     """
     name = Path(os.fsdecode(path))
-    if name.suffix not in _MODULES:
-        raise ValueError(f"write: path is {str(name)!r}, {_WANTED}")
+    if name.suffix not in SUFFIXES:
+        raise ValueError(f"write: path is {str(name)!r}, {_wanted(SUFFIXES)}")
     _write(name, _module(name.suffix).pieces(model_file))
+
+
+def _wanted(suffixes: Iterable[str]) -> str:
+    return f"wanted a name that ends in {' or '.join(suffixes)}"
 
 
 def _module(suffix: str) -> ModuleType:

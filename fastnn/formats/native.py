@@ -4,6 +4,9 @@
                scale, mean, std F64 (inputs,), each only where it differs between inputs
     metadata   "fastnn": the architecture (`_describe`); every other key: free text for people
 
+A file without that key is somebody else's, PyTorch's as a rule: its tensors go to `named`, and
+whoever loads it says the activations.
+
 Invariant: the container is judged by its header before any tensor is read: duplicate names, unknown
 keys, dtypes, sizes, gaps, overlaps, trailing bytes. The arrays are views of the file's bytes, which
 nobody can change: no copy is made. What is accepted here the safetensors library accepts too, with
@@ -21,7 +24,8 @@ import io
 import json
 import math
 import struct
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +34,11 @@ from fastnn.formats.model_file import MAX_WIDTH, ModelFile, Wrong, checked, json
 from fastnn.layers import Dense
 from fastnn.quantize import Calibration
 
+if TYPE_CHECKING:
+    from fastnn.formats.named import Activation
+
 FORMAT = "safetensors"
+OPTIONS = ("activations", "layout")
 VERSION = 1
 KEY = "fastnn"
 MAX_HEADER_BYTES = 1 << 20
@@ -46,6 +54,7 @@ _SIZES = {  # bytes, by the dtypes of safetensors
     **dict.fromkeys(("U64", "I64", "F64"), 8),
 }
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_FOREIGN_DTYPES = {**_DTYPES, "F16": np.dtype("<f2"), "I64": np.dtype("<i8")}
 _LABELS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "str")
 _MAX_LABEL = 1000  # characters ...
 _MAX_LABELS = 1 << 22  # ... and of all labels, each as wide as the widest
@@ -125,14 +134,34 @@ def _describe(model_file: ModelFile) -> dict[str, Any]:
     return about
 
 
-def parse(data: bytes, max_bytes: int) -> ModelFile:
-    """The model in the bytes of a native file, which unpack to no more than themselves."""
+def parse(
+    data: bytes,
+    max_bytes: int,
+    activations: Sequence[Activation] | None = None,
+    layout: str | None = None,
+) -> ModelFile:
+    """The model in the bytes of a safetensors file, which unpack to no more than themselves."""
     metadata, tensors = container(data)
-    if KEY not in metadata:
-        found = f"the metadata keys {quoted(sorted(metadata))}"
-        raise Wrong(f"the metadata key {KEY!r} of a fastnn model", found)
-    about = json_object(metadata.pop(KEY), f"the metadata {KEY!r}")
-    return _build(about, {tensor.name: _array(tensor) for tensor in tensors}, metadata)
+    if KEY in metadata:
+        if activations is not None or layout is not None:
+            raise Wrong("no activations= and layout=", f"an architecture in the metadata {KEY!r}")
+        about = json_object(metadata.pop(KEY), f"the metadata {KEY!r}")
+        return _build(about, {tensor.name: _array(tensor) for tensor in tensors}, metadata)
+    if activations is None:
+        raise Wrong(
+            f"the metadata key {KEY!r} of a fastnn model, or for a file of another program the "
+            'option activations=["relu", "softmax"], one a layer',
+            f"the metadata keys {quoted(sorted(metadata))} and the tensors "
+            f"{quoted([tensor.name for tensor in tensors])}",
+        )
+    from fastnn.formats import named
+
+    arrays = {tensor.name: foreign_array(tensor) for tensor in tensors}
+    # PyTorch's Linear has a weight (outputs, inputs); a kernel (Flax's) may lie either way.
+    if layout is None and all(name.endswith("weight") for name, w in arrays.items() if w.ndim == 2):
+        layout = "outputs_inputs"
+    return checked("the model", lambda: ModelFile(named.layers(arrays, activations, layout)))
+
 
 
 def precheck(file: BinaryIO, max_bytes: int) -> None:
@@ -166,10 +195,27 @@ def _array(tensor: Tensor) -> npt.NDArray[Any]:
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
         raise Wrong(f"tensor {quoted(tensor.name)} of {' or '.join(_DTYPES)}", tensor.dtype)
-    if len(tensor.shape) not in (1, 2) or not all(tensor.shape):
+    return _shaped(tensor, np.frombuffer(tensor.data, dtype))
+
+
+def foreign_array(tensor: Tensor) -> npt.NDArray[Any]:
+    """A tensor as other programs write them, read-only; bfloat16 becomes float32."""
+    if tensor.dtype == "BF16":
+        upper = np.frombuffer(tensor.data, "<u2").astype(np.uint32) << 16
+        return _shaped(tensor, upper.view(np.float32))
+    dtype = _FOREIGN_DTYPES.get(tensor.dtype)
+    if dtype is None:
+        wanted = ", ".join(("BF16", *_FOREIGN_DTYPES))
+        raise Wrong(f"tensor {quoted(tensor.name)} of {wanted}", tensor.dtype)
+    return _shaped(tensor, np.frombuffer(tensor.data, dtype))
+
+
+def _shaped(tensor: Tensor, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    shape = tensor.shape
+    if len(shape) > 2 or not all(1 <= n <= MAX_WIDTH for n in shape):
         wanted = f"1 or 2 sizes from 1 to {MAX_WIDTH}"
-        raise Wrong(f"tensor {quoted(tensor.name)} of {wanted}", quoted(tensor.shape))
-    return np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
+        raise Wrong(f"tensor {quoted(tensor.name)} of {wanted}", quoted(shape))
+    return values.reshape(shape)
 
 
 class _Span(NamedTuple):

@@ -7,6 +7,9 @@
     calibration_input, calibration_ranges                 optional, both or neither: the dtype's
                                                           name, and float64 (layers, 2) of lo, hi
 
+A file without `activations` is somebody else's: weights and biases by any names that `named` knows,
+in either layout; whoever loads it says the activations.
+
 Invariant: the .npy headers are read by the one regular expression `_HEADER`, never evaluated, and
 never unpickled; an entry is unpacked only after its header, its declared size, the dtypes that are
 allowed and what an entry of its name can need (`_MOST`) agree. There is no default for
@@ -22,12 +25,13 @@ import json
 import math
 import re
 import zipfile
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.formats import archive
+from fastnn.formats import archive, named
 from fastnn.formats.model_file import (
     MAX_LAYERS,
     MAX_WIDTH,
@@ -41,12 +45,13 @@ from fastnn.layers import Dense
 from fastnn.quantize import Calibration
 
 FORMAT = "npz"
+OPTIONS = ("activations", "layout")
 
 _CALIBRATION = ("calibration_input", "calibration_ranges", "calibration_taps")
 _STRINGS = ("task", "metadata", "precision", "calibration_input")
 _OPTIONAL = ("classes", "task", "scale", "mean", "std", "metadata", "precision", *_CALIBRATION)
-_MAX_ENTRIES = 2 * MAX_LAYERS + 1 + len(_OPTIONAL)
-_NAME = re.compile(rf"(?:[Wb][0-9]{{1,3}}|activations|{'|'.join(_OPTIONAL)})\.npy")
+_OWN = re.compile(rf"(?:[Wb][0-9]{{1,3}}|activations|{'|'.join(_OPTIONAL)})\.npy")
+_MAX_ENTRIES = 5 * MAX_LAYERS  # a dense layer has two arrays, a BatchNorm five
 _MOST = {  # values, and characters of each
     "activations": (MAX_LAYERS, 1000),
     "classes": (1 << 16, 1000),
@@ -60,10 +65,8 @@ _HEADER = re.compile(
     r"'fortran_order': (?P<fortran>True|False), "
     r"'shape': \((?P<shape>(?:\d{1,19}(?:, \d{1,19})*,?)?)\), \} *\n"
 )
-_KINDS = {"f": (4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "b": (1,)}  # sizes in bytes
+_KINDS = {"f": (2, 4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "b": (1,)}  # sizes in bytes
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date of zip: the same model gives the same bytes
-_ACTIVATION = re.compile(r"(\w+)(?:\(([^()]*)\))?", re.ASCII)
-_PARAMETER = re.compile(r" *(\w+) *= *([-+.\w]+) *", re.ASCII)
 
 _Arrays = dict[str, npt.NDArray[Any]]
 
@@ -100,15 +103,30 @@ def _activation_text(layer: Dense) -> str:
     return f"{layer.activation}({values})" if values else layer.activation
 
 
-def parse(data: bytes, max_bytes: int) -> ModelFile:
+def parse(
+    data: bytes,
+    max_bytes: int,
+    activations: Sequence[named.Activation] | None = None,
+    layout: str | None = None,
+) -> ModelFile:
     """The model in the bytes of an .npz file that unpacks to at most `max_bytes` bytes."""
     arrays = _unpack(data, max_bytes)
-    if "activations" not in arrays:
+    if "activations" in arrays:
+        if activations is not None or layout is not None:
+            raise Wrong("no activations= and layout=", "an entry 'activations' in the file")
+        return _own(arrays)
+    if activations is None:
         raise Wrong(
             "an entry 'activations' with one string per layer, as in numpy.savez(..., W0=..., "
-            'b0=..., activations=["relu", "softmax"]), or a file that Model.save wrote',
+            'b0=..., activations=["relu", "softmax"]), or the option activations=["relu", '
+            '"softmax"]',
             f"only {quoted(sorted(arrays))}, and activations are not guessed",
         )
+    return checked("the model", lambda: ModelFile(named.layers(arrays, activations, layout)))
+
+
+def _own(arrays: _Arrays) -> ModelFile:
+    """The model in the arrays of a file as `pieces` makes it."""
     texts = _strings(arrays.pop("activations"), "activations")
     wanted = {f"{letter}{i}" for i in range(len(texts)) for letter in "Wb"}
     odd = wanted ^ {name for name in arrays if name not in _OPTIONAL}
@@ -164,20 +182,13 @@ def _strings(array: npt.NDArray[Any], what: str) -> list[str]:
 
 
 def _layer(what: str, text: str, weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> Dense:
-    match = _ACTIVATION.fullmatch(text)
-    given = match[2].split(",") if match and match[2] else []
-    parameters = [_PARAMETER.fullmatch(part) for part in given]
-    if match is None or None in parameters:
-        raise Wrong(f"{what} with an activation such as 'leaky_relu(alpha=0.1)'", quoted(text))
-    pairs = [(found[1], found[2]) for found in parameters if found]
-    if len(dict(pairs)) < len(pairs):
-        raise Wrong(f"{what} with each parameter once", quoted(text))
     for name, array in (("W", weight), ("b", bias)):
-        if array.dtype.kind != "f":
+        if array.dtype.kind != "f" or array.dtype.itemsize < 4:
             raise Wrong(f"{name} of {what} as float32 or float64", f"{array.dtype}")
 
     def build() -> Dense:
-        return Dense(weight, bias, match[1], **{name: float(value) for name, value in pairs})
+        name, parameters = named.activation(text)
+        return Dense(weight, bias, name, **parameters)
 
     return checked(what, build)
 
@@ -191,19 +202,24 @@ def precheck(file: BinaryIO, max_bytes: int) -> None:
 def _unpack(data: bytes, max_bytes: int) -> _Arrays:
     """The arrays by name."""
     with archive.opened(data, max_bytes, _MAX_ENTRIES, _check_name) as (zipped, entries):
+        is_own = any(entry.filename == "activations.npy" for entry in entries)
+        for entry in entries:
+            if is_own and not _OWN.fullmatch(entry.filename):
+                raise Wrong(
+                    f"only the entries W0, b0, ..., activations, {', '.join(_OPTIONAL)}",
+                    quoted(entry.filename),
+                )
         return {entry.filename[:-4]: _array(zipped, entry) for entry in entries}
 
 
 def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise Wrong(
-            f"only the entries W0, b0, ..., activations, {', '.join(_OPTIONAL)}", quoted(name)
-        )
+    if not name.endswith(".npy"):
+        raise Wrong("only entries whose names end in .npy", quoted(name))
 
 
 def _array(zipped: archive.Archive, entry: archive.Entry) -> npt.NDArray[Any]:
     """One .npy entry. Its declared size equals what its header needs before it is unpacked."""
-    what = entry.filename
+    what = quoted(entry.filename)[1:-1]
     with zipped.open(entry) as file:
         start = file.read(10)
         if start[:8] != b"\x93NUMPY\x01\x00" or len(start) < 10:

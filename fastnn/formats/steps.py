@@ -10,7 +10,8 @@ what belongs to one layer is folded here, and nowhere else:
 
 Invariant: all of it is float64 until `layers()`, which rounds each weight once. An activation
 without a product before it gets a layer that multiplies by one (a diagonal), but for at most
-`MAX_DIAGONAL` values: a file of a few bytes must not become a large matrix.
+`MAX_DIAGONAL` values, and as many weights as one such layer has, in all of a network: a file of a
+few bytes must not become large matrices.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _Float64 = npt.NDArray[np.float64]
 class Steps:
     """A chain of steps, from `n_inputs` values a row on (None: whatever the first step takes).
 
+    What overflows float64 on the way is infinite or NaN in the layers, which `Dense` refuses.
     Each method raises `ValueError` where the step does not fit what came before: sizes that differ,
     or an activation that needs a diagonal that is too large. Whether numbers are finite in float32
     and an activation is known is `Dense`'s question, when `layers` builds them.
@@ -40,6 +42,7 @@ class Steps:
 
     def __init__(self, n_inputs: int | None = None) -> None:
         self._n = n_inputs  # values a row has here
+        self._n_diagonal = 0  # weights of diagonal layers so far
         self._done: list[tuple[_Float64, _Float64, str, dict[str, float]]] = []
         self._linear: tuple[_Float64, _Float64] | None = None  # no activation yet
         self._affine: tuple[_Float64, _Float64] | None = None  # no product yet
@@ -49,6 +52,12 @@ class Steps:
         """How many values a row has after the steps so far; None: not known yet."""
         return self._n
 
+    def values(self, n: int) -> None:
+        """A row has n values here, or it is refused."""
+        self._fits(n, "what comes next")
+        self._n = n
+
+    @np.errstate(over="ignore", invalid="ignore")
     def linear(self, weight: npt.ArrayLike, bias: npt.ArrayLike | None = None) -> None:
         """x @ weight + bias; weight (inputs, outputs), bias (outputs,), a number, or None for 0."""
         w = np.asarray(weight, np.float64)
@@ -58,7 +67,7 @@ class Steps:
         b = _per_value(0.0 if bias is None else bias, w.shape[1], "bias")
         if self._affine is not None:
             scale, shift = self._affine
-            w, b = scale[:, None] * w, b + shift @ w
+            w, b = scale[:, None] * w, b + np.broadcast_to(shift, w.shape[:1]) @ w
             self._affine = None
         if self._linear is not None:
             v, a = self._linear
@@ -69,14 +78,13 @@ class Steps:
         self._linear = (w, b)
         self._n = w.shape[1]
 
+    @np.errstate(over="ignore", invalid="ignore")
     def affine(self, scale: npt.ArrayLike = 1.0, shift: npt.ArrayLike = 0.0) -> None:
         """x * scale + shift, each a number or one per value."""
         n = self._n
         if n is None:  # known by whichever is no number
             n = max(np.size(scale), np.size(shift))
-            if n == 1:
-                raise ValueError("the number of inputs is not known before a scale or an offset")
-            self._n = n
+            self._n = n if n > 1 else None
         s, t = _per_value(scale, n, "scale"), _per_value(shift, n, "offset")
         if self._linear is not None:
             w, b = self._linear
@@ -86,6 +94,34 @@ class Steps:
             self._affine = (before[0] * s, before[1] * s + t)
         else:
             self._affine = (s, t)
+
+    def normalization(
+        self,
+        mean: npt.ArrayLike,
+        variance: npt.ArrayLike,
+        epsilon: float,
+        weight: npt.ArrayLike | None = None,
+        bias: npt.ArrayLike | None = None,
+    ) -> None:
+        """(x - mean) / sqrt(variance + epsilon) * weight + bias: batch norm after training.
+
+        Each but epsilon one per value; weight None is 1, bias None is 0.
+        """
+        arrays = [
+            np.asarray(a, np.float64) for a in (mean, variance, weight, bias) if a is not None
+        ]
+        if len({array.shape for array in arrays}) > 1 or arrays[0].ndim != 1:
+            shapes = ", ".join(str(array.shape) for array in arrays)
+            raise ValueError(f"a normalisation of shapes {shapes}, wanted vectors of one length")
+        least = float(np.min(arrays[1])) + epsilon
+        if not least > 0:
+            raise ValueError(f"variance + epsilon is {least:g}, wanted a number above 0")
+        with np.errstate(over="ignore", invalid="ignore"):
+            scale = (1.0 if weight is None else np.asarray(weight, np.float64)) / np.sqrt(
+                arrays[1] + epsilon
+            )
+            shift = (0.0 if bias is None else np.asarray(bias, np.float64)) - arrays[0] * scale
+        self.affine(scale, shift)
 
     def activation(self, name: str, **parameters: float) -> None:
         """An activation by its name in `fastnn.activations()`."""
@@ -120,9 +156,15 @@ class Steps:
                 f"{what} needs a layer of its own, which is built for at most {MAX_DIAGONAL} "
                 f"values, and here are {n}"
             )
+        self._n_diagonal += n * n
+        if self._n_diagonal > MAX_DIAGONAL**2:
+            raise ValueError(
+                f"{what} needs a layer of its own, as others did: together they have more than "
+                f"{MAX_DIAGONAL**2} weights"
+            )
         scale, shift = self._affine or (np.ones(n), np.zeros(n))
         self._affine = None
-        self._linear = (np.diag(scale), shift)
+        self._linear = (np.diag(np.broadcast_to(scale, n)), np.broadcast_to(shift, n))
 
     def _close(self, name: str, parameters: dict[str, Any]) -> None:
         assert self._linear is not None

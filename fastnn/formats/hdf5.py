@@ -1,0 +1,147 @@
+"""HDF5 files from strangers: read in a subprocess, which may crash, hang or run out of memory.
+
+The HDF5 library was not made for hostile files. So another process has it (`hdf5_worker.py`), with
+limits of time and memory and no way to open a file; what it hands back is a safetensors container,
+which is checked here as if it had come from the stranger himself.
+
+Invariant: whatever the file does to the worker, here it becomes `Wrong`; h5py is never imported in
+this process. Both ends of the conversation are memory that is handed over, not pipes, so neither
+side can block the other.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy.typing as npt
+
+from fastnn.formats import native
+from fastnn.formats.model_file import Wrong, json_object, quoted
+
+__all__ = ["precheck", "read"]
+
+_WORKER = Path(__file__).with_name("hdf5_worker.py")
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_SUPERBLOCK = 64  # bytes, the least of any version with what is behind it
+_RATIO = 1032  # the most that deflate can do
+_SPARE_MEMORY = 2**26  # of the worker, for the library's own needs
+_SECONDS = 10  # of processor time: a busy machine may take long over a fifth of a second's work
+_SECONDS_PER_BYTE = 1e-7
+_PATIENCE = 300  # seconds of waiting
+
+
+def read(
+    data: bytes, groups: list[str], attributes: list[str], max_bytes: int
+) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+    """The string attributes of the root, and the float datasets in these groups by their paths.
+
+    Raises `Wrong` for what is no sound HDF5 file, `ImportError` without h5py.
+    """
+    _check_ends(data[:_SUPERBLOCK], len(data))
+    budget = min(max_bytes, _RATIO * len(data))
+    task = {
+        "groups": groups,
+        "attributes": attributes,
+        "bytes": budget,
+        "memory": budget + 2 * len(data) + _SPARE_MEMORY,
+        "seconds": math.ceil(_SECONDS + _SECONDS_PER_BYTE * len(data)),
+        "path": _folders(),
+    }
+    answer = _ask(task, data)
+    if answer[:1] == b"{":
+        refusal = json_object(answer, "the refusal")
+        raise Wrong(*(str(refusal.get(key))[:1000] for key in ("expected", "found")))
+    metadata, tensors = native.container(answer)
+    return metadata, {tensor.name: native.foreign_array(tensor) for tensor in tensors}
+
+
+def precheck(file: BinaryIO, max_bytes: int) -> None:
+    """Refuse a file by its first bytes and its size, before there is room for the rest."""
+    n_bytes = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    _check_ends(file.read(_SUPERBLOCK), n_bytes)
+
+
+def _check_ends(start: bytes, n_bytes: int) -> None:
+    """The signature at the beginning, and the end where the superblock says it is."""
+    if start[:8] != _SIGNATURE or len(start) < _SUPERBLOCK:
+        raise Wrong("an HDF5 file from the first byte on", quoted(start[:8]))
+    at = 40 if start[8] < 2 else 28  # the end of file address, for addresses of 8 bytes
+    end = int.from_bytes(start[at : at + 8], "little")
+    if end != n_bytes:
+        raise Wrong(f"a file of {end} bytes, as it says", f"{n_bytes}")
+
+
+def _folders() -> list[str]:
+    """Where h5py and NumPy are: the worker ignores the user's settings and might not find them."""
+    folders = []
+    for name in ("h5py", "numpy"):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise ImportError('reading HDF5 needs h5py: pip install "fastnn[keras]"')
+        folders.append(str(Path(spec.origin).parent.parent))
+    return folders
+
+
+def _ask(task: dict[str, Any], data: bytes) -> bytes:
+    """The worker's answer, of a size that the memory it may use can justify."""
+    if not sys.executable:
+        raise Wrong("a Python interpreter in sys.executable, to read HDF5 in", "none")
+    with (
+        os.fdopen(os.memfd_create("fastnn-hdf5"), "r+b", buffering=0) as question,
+        os.fdopen(os.memfd_create("fastnn-arrays"), "r+b", buffering=0) as answer,
+    ):
+        written = 0
+        while written < len(data):
+            written += question.write(memoryview(data)[written:])
+        question.seek(0)
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", str(_WORKER), json.dumps(task)],
+                stdin=question,
+                stdout=answer,
+                stderr=subprocess.DEVNULL,
+                timeout=_PATIENCE,
+                check=False,
+                env=_environment(),
+            )
+        except subprocess.TimeoutExpired:
+            found = f"no answer from the HDF5 library in {_PATIENCE} s"
+            raise Wrong("an intact HDF5 file", found) from None
+        if done.returncode:
+            raise Wrong("an intact HDF5 file", f"the HDF5 library {_death(done.returncode)} on it")
+        n_bytes = os.fstat(answer.fileno()).st_size
+        if n_bytes > 2 * task["memory"]:
+            raise Wrong("an intact HDF5 file", f"{n_bytes} bytes in it")
+        answer.seek(0)
+        return answer.read()
+
+
+def _environment() -> dict[str, str]:
+    """This process's, but no plugins for filters, no threads, and no lock on what is no file.
+
+    What is preloaded here, such as an allocator, may want more memory than the worker will have.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    return environment | {
+        "HDF5_PLUGIN_PRELOAD": "::",
+        "HDF5_USE_FILE_LOCKING": "FALSE",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+
+
+def _death(status: int) -> str:
+    if status > 0:
+        return f"failed with status {status}"
+    if status == -signal.SIGXCPU:
+        return "did not come to an end"
+    return f"died of {signal.Signals(-status).name}"

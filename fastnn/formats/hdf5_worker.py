@@ -1,0 +1,174 @@
+"""The program that reads an HDF5 file for `hdf5.py`, in a process that may crash or be killed.
+
+    python -I hdf5_worker.py '{"groups": [...], "attributes": [...], "bytes": n, ...}'
+
+The file comes on stdin, what is in it goes to stdout: as a safetensors container, the datasets
+under their paths and the wanted attributes of the root group as its metadata; or as a JSON object,
+what was expected and what was found.
+
+Invariant: before the file is looked at, this process gives up allocating more than it justifies and
+opening any file at all, so nothing that it names can be reached. Only plain datasets get out:
+floats, stored in this file, contiguous or deflated, as many bytes as their shape needs and their
+storage can hold; no soft or external link, no virtual or external dataset, no other filter.
+"""
+
+import json
+import math
+import resource
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+MAX_OBJECTS = 4096
+MAX_DEPTH = 16
+MAX_SIZE = 2**24  # of a dimension
+MAX_RATIO = 1032  # of deflate: 258 bytes for two bits
+FLOATS = {2: "F16", 4: "F32", 8: "F64"}
+
+
+class Refused(Exception):
+    """(expected, found)"""
+
+
+def main(task: dict[str, Any]) -> None:
+    sys.path += task["path"]  # after this interpreter's own folders
+    import h5py
+
+    # What is imported or looked up at its first use is, before the doors are closed.
+    with h5py.File("first use", "w", driver="core", backing_store=False) as file:
+        for encoding in ("ascii", "utf-8"):
+            file.attrs.create(encoding, "text", dtype=h5py.string_dtype(encoding))
+        file.create_dataset("group/values", data=[1.0], compression="gzip")
+        b"".join(contents(file, ["group"], ["ascii", "utf-8"], 8))
+
+    properties = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    properties.set_fapl_core(backing_store=False)
+    confine(task["memory"], task["seconds"])
+    properties.set_file_image(sys.stdin.buffer.read())
+    with h5py.File(h5py.h5f.open(b"stdin", h5py.h5f.ACC_RDONLY, fapl=properties)) as file:
+        for piece in contents(file, task["groups"], task["attributes"], task["bytes"]):
+            sys.stdout.buffer.write(piece)
+    sys.stdout.flush()
+
+
+def confine(memory: int, seconds: int) -> None:
+    """`memory` more bytes, the three files that are open, and so much processor time."""
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    for what, limit in [
+        (resource.RLIMIT_AS, used + memory),
+        (resource.RLIMIT_FSIZE, 2 * memory),  # of what goes to stdout
+        (resource.RLIMIT_NOFILE, 3),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CPU, math.ceil(time.process_time()) + seconds),
+    ]:
+        most = resource.getrlimit(what)[1]  # which nobody may raise
+        at_once = limit if most == resource.RLIM_INFINITY else min(limit, most)
+        # A second more of processor time to die of SIGXCPU, which says why, and not of SIGKILL.
+        is_time = what == resource.RLIMIT_CPU and most == resource.RLIM_INFINITY
+        resource.setrlimit(what, (at_once, at_once + is_time))
+
+
+def contents(
+    file: Any, groups: list[str], attributes: list[str], n_bytes: int
+) -> Iterator[bytes | memoryview]:
+    """The container, piece by piece: everything is checked before the first dataset is read."""
+    import numpy
+
+    datasets = {}
+    for path, dataset in objects(file):
+        if path.split("/")[0] in groups and not is_counter(dataset):
+            n_bytes -= checked_size(path, dataset)
+            if n_bytes < 0:
+                raise Refused("datasets of fewer bytes together", f"more, at {path}")
+            datasets[path] = dataset
+    header: dict[str, Any] = {"__metadata__": texts(file, attributes)}
+    end = 0
+    for path, dataset in datasets.items():
+        start, end = end, end + math.prod(dataset.shape) * dataset.dtype.itemsize
+        dtype = FLOATS[dataset.dtype.itemsize]
+        header[path] = {"dtype": dtype, "shape": dataset.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    yield struct.pack("<Q", len(text)) + text
+    for dataset in datasets.values():
+        yield numpy.ascontiguousarray(dataset[()], f"<f{dataset.dtype.itemsize}").tobytes()
+
+
+def objects(file: Any) -> Iterator[tuple[str, Any]]:
+    """All datasets of the file by their paths, reached by hard links only, each once."""
+    import h5py
+
+    seen = {h5py.h5o.get_info(file["/"].id).addr}
+    groups = [("", file["/"], 0)]
+    while groups:
+        folder, group, depth = groups.pop()
+        for name in group:
+            path = f"{folder}/{name}" if folder else name
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise Refused("no soft or external links", f"one, {path}")
+            child = group[name]
+            address = h5py.h5o.get_info(child.id).addr
+            if address in seen:
+                raise Refused("each object under one name", f"another one, {path}")
+            seen.add(address)
+            if len(seen) > MAX_OBJECTS:
+                raise Refused(f"at most {MAX_OBJECTS} objects", "more")
+            if isinstance(child, h5py.Group):
+                if depth == MAX_DEPTH:
+                    raise Refused(f"groups at most {MAX_DEPTH} deep", path)
+                groups.append((path, child, depth + 1))
+            elif isinstance(child, h5py.Dataset):
+                yield path, child
+            else:
+                raise Refused("groups and datasets", path)
+
+
+def is_counter(dataset: Any) -> bool:
+    """A single integer: how many steps or batches training took."""
+    from h5py import h5t
+
+    return dataset.shape == () and dataset.id.get_type().get_class() == h5t.INTEGER
+
+
+def checked_size(path: str, dataset: Any) -> int:
+    """The bytes of a dataset, by what the file says of it; nothing is read yet."""
+    from h5py import h5d, h5t, h5z
+
+    itemsize, shape, how = dataset.dtype.itemsize, dataset.shape, dataset.id.get_create_plist()
+    if dataset.id.get_type().get_class() != h5t.FLOAT or itemsize not in FLOATS:
+        raise Refused(f"{path} of floats of 2, 4 or 8 bytes", str(dataset.dtype))
+    if shape is None or len(shape) > 2 or not all(1 <= n <= MAX_SIZE for n in shape):
+        raise Refused(f"{path} of at most 2 sizes from 1 to {MAX_SIZE}", f"shape {shape}")
+    if how.get_layout() not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
+        raise Refused(f"{path} in this file", "a virtual dataset")
+    if how.get_external_count():
+        raise Refused(f"{path} in this file", "an external dataset")
+    filters = [how.get_filter(i)[0] for i in range(how.get_nfilters())]
+    if any(one != h5z.FILTER_DEFLATE for one in filters):
+        raise Refused(f"{path} plain or with gzip", f"the filters {filters}")
+    n_bytes, stored = math.prod(shape) * itemsize, dataset.id.get_storage_size()
+    if n_bytes > stored * (MAX_RATIO if filters else 1):
+        raise Refused(f"{path} of {n_bytes} bytes for shape {shape}", f"{stored} stored")
+    return n_bytes
+
+
+def texts(file: Any, names: list[str]) -> dict[str, str]:
+    """Those of the attributes that are there and are one string."""
+    found = {name: file.attrs.get(name) for name in names}
+    plain = {k: v.decode() if isinstance(v, bytes) else v for k, v in found.items()}
+    return {name: str(value) for name, value in plain.items() if isinstance(value, str)}
+
+
+if __name__ == "__main__":
+    try:
+        main(json.loads(sys.argv[1]))
+    except Exception as error:  # h5py raises what it likes, with the library's words
+        expected, found = (
+            error.args
+            if isinstance(error, Refused)
+            else ("an intact HDF5 file", f"{type(error).__name__}: {error}"[:1000])
+        )
+        sys.stdout.write(json.dumps({"expected": expected, "found": found}))
+        sys.stdout.flush()

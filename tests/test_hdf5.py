@@ -1,0 +1,380 @@
+"""HDF5 from strangers: plain datasets come back, all else is refused, whatever the worker does.
+
+The files are made by h5py here; the fates of the worker are played by programs that take its place.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from oracle import IS_SANITIZED
+
+import fastnn
+from fastnn import LoadError
+from fastnn.formats import hdf5
+from fastnn.formats.model_file import Wrong
+
+h5py = pytest.importorskip("h5py", reason="NOT TESTED: needs the extra fastnn[keras]")
+
+MAX = 2**30
+
+
+def file_of(tmp_path, build, **options):
+    """The bytes of a file that `build` fills."""
+    path = tmp_path / "made.h5"
+    with h5py.File(path, "w", **options) as file:
+        build(file)
+    return path.read_bytes()
+
+
+def read(data, max_bytes=MAX):
+    return hdf5.read(data, ["model_weights"], ["model_config", "keras_version"], max_bytes)
+
+
+def refused(data, text, max_bytes=MAX):
+    with pytest.raises(Wrong) as caught:
+        read(data, max_bytes)
+    expected, found = caught.value.args
+    assert text in f"expected {expected}, found {found}", (expected, found)
+
+
+def plain(file):
+    file.attrs["model_config"] = "{}"
+    file.attrs["keras_version"] = b"3.0.0"
+    file["model_weights/a/kernel"] = np.arange(6, dtype="f4").reshape(2, 3)
+
+
+def test_plain_datasets(tmp_path):
+    arrays = {
+        "a/kernel": np.arange(6, dtype="f4").reshape(2, 3),
+        "a/b/bias": np.arange(3, dtype="f8"),
+        "half": np.arange(4, dtype="f2"),
+        "big": np.arange(4, dtype=">f4"),
+        "scalar": np.float32(7),
+    }
+
+    def build(file):
+        file.attrs["model_config"] = '{"a": 1}'
+        file.attrs["keras_version"] = b"3.0.0"
+        file.attrs["other"] = "not asked for"
+        file["optimizer/steps"] = np.ones(3, "i4")  # not asked for, whatever it is
+        file["model_weights/counter"] = np.int64(5)
+        for name, array in arrays.items():
+            file[f"model_weights/{name}"] = array
+        file.create_dataset("model_weights/z", data=np.ones((50, 60)), compression="gzip")
+
+    for options in ({}, {"libver": "latest"}):
+        metadata, found = read(file_of(tmp_path, build, **options))
+        assert metadata == {"model_config": '{"a": 1}', "keras_version": "3.0.0"}
+        assert set(found) == {f"model_weights/{name}" for name in (*arrays, "z")}
+        for name, array in arrays.items():
+            got = found[f"model_weights/{name}"]
+            assert got.shape == array.shape
+            assert got.dtype == array.dtype.newbyteorder("<")
+            assert np.array_equal(got, array)
+        assert np.array_equal(found["model_weights/z"], np.ones((50, 60)))
+
+
+def weights(**options):
+    def build(file):
+        plain(file)
+        file.create_dataset("model_weights/x", **options)
+
+    return build
+
+
+def linked(link, where="model_weights/x"):
+    def build(file):
+        plain(file)
+        file[where] = link(file)
+
+    return build
+
+
+def virtual(file):
+    plain(file)
+    layout = h5py.VirtualLayout((4,), "f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", (4,))
+    file.create_virtual_dataset("model_weights/x", layout)
+
+
+def deep(file):
+    plain(file)
+    file["model_weights/" + "g/" * 20 + "x"] = np.ones(3, "f4")
+
+
+def many(file):
+    plain(file)
+    for i in range(5000):
+        file.create_group(f"model_weights/{i}")
+
+
+def vast(file):
+    """A shape of 64 TiB, and no data."""
+    plain(file)
+    file.create_dataset("model_weights/x", (2**22, 2**22), "f4", chunks=(64, 64))
+
+
+def declared(file):
+    """Contiguous, of a gigabyte, and never written."""
+    plain(file)
+    file.create_dataset("model_weights/x", (2**14, 2**14), "f4")
+
+
+def named_type(file):
+    plain(file)
+    file["model_weights/x"] = np.dtype("f4")
+
+
+HOSTILE = {
+    "soft link": (linked(lambda file: h5py.SoftLink("/model_weights/a/kernel")), "no soft or ext"),
+    "external link": (linked(lambda file: h5py.ExternalLink("/etc/passwd", "x")), "no soft or ext"),
+    "external link elsewhere": (
+        linked(lambda file: h5py.ExternalLink("other.h5", "/"), "elsewhere"), "one, elsewhere",
+    ),
+    "second name": (linked(lambda file: file["model_weights/a/kernel"]), "under one name"),
+    "cycle": (linked(lambda file: file["/"]), "under one name"),
+    "virtual": (virtual, "a virtual dataset"),
+    "external": (weights(shape=(4,), dtype="f4", external=[("/etc/passwd", 0, 16)]), "an external"),
+    "shuffled": (
+        weights(data=np.ones(100, "f4"), shuffle=True, compression="gzip"), "filters [2, 1]",
+    ),
+    "lzf": (weights(data=np.ones(100, "f4"), compression="lzf"), "the filters [32000]"),
+    "checksum": (weights(data=np.ones(100, "f4"), fletcher32=True), "the filters [3]"),
+    "scaled": (weights(data=np.ones(100, "f4"), scaleoffset=2), "the filters [6]"),
+    "integers": (weights(data=np.ones(3, "i8")), "of floats of 2, 4 or 8 bytes, found int64"),
+    "booleans": (weights(data=np.ones(3, bool)), "of floats"),
+    "complex": (weights(data=np.ones(3, "c8")), "of floats"),
+    "long double": (weights(data=np.ones(3, np.longdouble)), "of floats"),
+    "compound": (weights(data=np.ones(3, "f4,f4")), "of floats"),
+    "text": (weights(data="text"), "of floats"),
+    "reference": (weights(shape=(3,), dtype=h5py.ref_dtype), "of floats"),
+    "ragged": (weights(shape=(3,), dtype=h5py.vlen_dtype("f4")), "of floats"),
+    "opaque": (weights(data=np.void(b"1234")), "of floats"),
+    "three sizes": (weights(data=np.ones((1, 2, 3), "f4")), "at most 2 sizes"),
+    "no values": (weights(data=np.ones((0, 3), "f4")), "2 sizes from 1"),
+    "no shape": (weights(data=h5py.Empty("f4")), "at most 2 sizes"),
+    "wide": (weights(shape=(2**25,), dtype="f4"), "sizes from 1 to 16777216"),
+    "vast": (vast, "bytes for shape (4194304, 4194304), found 0 stored"),
+    "declared": (declared, "of 1073741824 bytes for shape (16384, 16384), found 0 stored"),
+    "named type": (named_type, "groups and datasets"),
+    "deep": (deep, "at most 16 deep"),
+    "many": (many, "at most 4096 objects"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_files(tmp_path, case):
+    build, text = HOSTILE[case]
+    refused(file_of(tmp_path, build), text)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    def build(file):
+        plain(file)
+        zeros = np.zeros((2**12, 2**13), "f4")  # 128 MiB, in a file of 130 kB
+        file.create_dataset("model_weights/x", data=zeros, compression="gzip", chunks=(2**12, 64))
+
+    data = file_of(tmp_path, build)
+    assert len(data) < 200_000
+    tracemalloc.start()
+    try:
+        refused(data, "datasets of fewer bytes together", max_bytes=2**26)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_every_truncation_and_every_addition_is_refused(tmp_path):
+    data = file_of(tmp_path, plain)
+    for n in range(0, len(data), 7):
+        refused(data[:n], "")
+    refused(data + b"\0", f"a file of {len(data)} bytes, as it says")
+    refused(b" " + data, "an HDF5 file from the first byte on")
+
+
+def test_flipped_bits_are_refused_or_change_values_only(tmp_path):
+    """A sample of the bytes, those that structure the file among them."""
+    data = file_of(tmp_path, plain)
+    rng = np.random.default_rng(1)
+    used = [i for i in range(len(data)) if data[i]]
+    for i in (8, 13, 14, 24, 60, *rng.choice(used, 12)):
+        changed = data[:i] + bytes([data[i] ^ (1 << int(rng.integers(8)))]) + data[i + 1 :]
+        try:
+            _, found = read(changed)
+        except Wrong:
+            continue
+        assert all(array.dtype.kind == "f" and array.size <= 6 for array in found.values())
+
+
+# ---- the fates of the worker ---------------------------------------------------------------------
+
+FATES = {
+    "crash": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV on it"),
+    "abort": ("import os; os.abort()", "died of SIGABRT on it"),
+    "error": ("raise SystemExit(3)", "failed with status 3 on it"),
+    "silence": ("", "a header of 8 + n bytes within the file"),
+    "noise": ("print('x' * 1000)", "a header of"),
+    "nonsense": ("print('{')", "the refusal to be JSON"),
+    "numbers": ("print('{\"expected\": 1}')", "expected 1, found None"),
+    "nest": ("print('{\"a\": ' + '[' * 100000)", "the refusal to be JSON"),
+    "flood": (
+        "import sys\nfor _ in range(400): sys.stdout.write('{' * 2**20)", "bytes in it",
+    ),
+    "wait": ("import time; time.sleep(60)", "no answer from the HDF5 library in 1 s"),
+    "spin": (
+        "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 2))\nwhile True: pass",
+        "did not come to an end on it",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_whatever_becomes_of_the_worker(tmp_path, monkeypatch, fate):
+    code, text = FATES[fate]
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    monkeypatch.setattr(hdf5, "_WORKER", program)
+    monkeypatch.setattr(hdf5, "_SPARE_MEMORY", 2**20)
+    if fate == "wait":
+        monkeypatch.setattr(hdf5, "_PATIENCE", 1)
+    refused(file_of(tmp_path, plain), text)
+
+
+def test_the_worker_can_neither_open_files_nor_grow(tmp_path):
+    code = f"""
+        import importlib.util, sys
+        spec = importlib.util.spec_from_file_location("worker", {str(hdf5._WORKER)!r})
+        worker = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(worker)
+        worker.confine(2**26, 1)
+        for attempt in (lambda: open("/etc/passwd"), lambda: bytearray(2**27)):
+            try:
+                attempt()
+            except (OSError, MemoryError) as error:
+                print(type(error).__name__)
+        sys.stdout.flush()
+        while True:
+            pass
+    """
+    if IS_SANITIZED:
+        pytest.skip("NOT TESTED: sanitizers change what a process may allocate")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["OSError", "MemoryError"]
+    assert hdf5._death(done.returncode) == "did not come to an end"
+
+
+def test_an_external_file_is_not_even_looked_for(tmp_path, monkeypatch):
+    """A link that would be followed, had it been, to a pipe that nobody writes: it would block."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "pipe.h5")
+    data = file_of(tmp_path, linked(lambda file: h5py.ExternalLink("pipe.h5", "/")))
+    start = time.process_time()
+    refused(data, "no soft or external links")
+    assert time.process_time() - start < 5
+
+
+def test_without_h5py(tmp_path, monkeypatch):
+    data = file_of(tmp_path, plain)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "h5py" else found(name)
+    )
+    with pytest.raises(ImportError, match=r'needs h5py: pip install "fastnn\[keras\]"'):
+        read(data)
+
+
+def test_without_an_interpreter(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "")
+    refused(file_of(tmp_path, plain), "a Python interpreter in sys.executable")
+
+
+def test_load_tells_the_file_and_the_format(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        plain(file)
+    for change, text in [
+        ({}, "layers as objects with a class_name and a config"),
+        ({"model_config": "[]"}, "model_config to be a JSON object"),
+        ({"model_config": None}, "the attribute model_config of a whole model"),
+        ({"keras_version": "1.2"}, "a file of Keras 2 or 3, found version '1.2'"),
+        ({"keras_version": None}, "a file of Keras 2 or 3"),
+        ({"model_config": 3}, "the attribute model_config"),
+        (
+            {"model_config": json.dumps({"activation": "hard_sigmoid"}), "keras_version": "2.15.0"},
+            "activations that Keras 2 and 3 have in common, found hard_sigmoid",
+        ),
+    ]:
+        with h5py.File(path, "w") as file:
+            plain(file)
+            for name, value in change.items():
+                del file.attrs[name]
+                if value is not None:
+                    file.attrs[name] = value
+        with pytest.raises(LoadError, match=r"a\.h5: hdf5: expected ") as caught:
+            fastnn.load(path)
+        assert text in str(caught.value)
+
+
+def test_weights_of_h5_are_found_once(tmp_path):
+    path = tmp_path / "a.h5"
+    config = {
+        "class_name": "Sequential",
+        "config": {
+            "name": "m",
+            "layers": [
+                {
+                    "class_name": "Dense",
+                    "config": {"name": "d", "units": 3, "use_bias": False, "activation": "relu"},
+                }
+            ],
+        },
+    }
+    kernel = np.ones((2, 3), "f4")
+    for names, text in [
+        (["d/d/kernel:0"], None),
+        (["d/m/scope/d/kernel"], None),
+        (["d/kernel:0"], None),
+        (
+            ["d/d/kernel", "d/x/d/kernel"],
+            "one dataset 'model_weights/d/.../d/kernel', for one layer, found 2",
+        ),
+        (["e/d/kernel"], "found 0"),
+        (["d/d/bias"], "found 0"),
+    ]:
+        with h5py.File(path, "w") as file:
+            file.attrs["model_config"], file.attrs["keras_version"] = json.dumps(config), "2.3.1"
+            for name in names:
+                file[f"model_weights/{name}"] = kernel
+        if text is None:
+            assert np.array_equal(fastnn.load(path).layers[0].weight, kernel)
+        else:
+            with pytest.raises(LoadError) as caught:
+                fastnn.load(path)
+            assert text in str(caught.value)
+
+
+def test_one_dataset_is_not_the_weights_of_many_layers(tmp_path):
+    """200 inner models, whose layers all are called d: a matrix would become 200."""
+    path = tmp_path / "a.h5"
+    layer = {"name": "d", "units": 2, "use_bias": False, "activation": "relu"}
+
+    def model(name, *entries):
+        return {"class_name": "Sequential", "config": {"name": name, "layers": list(entries)}}
+
+    inner = [model(f"i{i}", {"class_name": "Dense", "config": layer}) for i in range(200)]
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps(model("m", model("top", *inner)))
+        file.attrs["keras_version"] = "3.0.0"
+        file["model_weights/top/d/kernel"] = np.eye(2, dtype="f4")
+    with pytest.raises(LoadError, match="for one layer, found 0"):
+        fastnn.load(path)
