@@ -15,6 +15,7 @@ from fastnn.layers import Dense
 from fastnn.model import Model, load, models
 
 if TYPE_CHECKING:
+    from fastnn.formats.onnx import from_onnx
     from fastnn.selftest import self_test
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "__version__",
     "activations",
     "cpu_features",
+    "from_onnx",
     "kernels",
     "load",
     "models",
@@ -36,6 +38,8 @@ _LAZY_MODULES = {"formats", "idx", "images", "mnist", "quantize", "reference"}
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"fastnn.{name}")
+    if name == "from_onnx":
+        return importlib.import_module("fastnn.formats.onnx").from_onnx
     if name == "self_test":
         return importlib.import_module("fastnn.selftest").self_test
     raise AttributeError(f"module 'fastnn' has no attribute {name!r}")

@@ -26,6 +26,7 @@ from fastnn.formats import ModelFile, model_file
 from fastnn.quantize import Calibration
 
 RNG = np.random.default_rng(11)
+FORMAT_NAMES = {".safetensors": "safetensors", ".npz": "npz", ".onnx": "ONNX"}
 
 
 def small(**rest):
@@ -204,7 +205,7 @@ def test_model_file_refuses(fields, kind, message):
 
 
 def test_suffixes(tmp_path):
-    for name in ("model", "model.onnx", "model.npz.bak"):
+    for name in ("model", "model.bin", "model.npz.bak"):
         with pytest.raises(LoadError, match=rf"{name}: .*\.safetensors or \.npz"):
             formats.read(tmp_path / name)
         with pytest.raises(ValueError, match=rf"{name}.*\.safetensors or \.npz"):
@@ -272,9 +273,7 @@ def refused(path, data, match=None, **options):
     with pytest.raises(LoadError, match=match) as caught:
         formats.read(path, **options)
     message = str(caught.value)
-    assert message.startswith(
-        f"{path}: {'npz' if path.suffix == '.npz' else 'safetensors'}: expected "
-    )
+    assert message.startswith(f"{path}: {FORMAT_NAMES[path.suffix]}: expected ")
     assert ", found " in message
     assert len(message) < 1000
     assert message.isprintable()
@@ -795,7 +794,7 @@ def test_deep_nests_are_quoted_or_refused_at_any_depth(tmp_path):
 
 def test_load_refuses_layers_that_do_not_fit(tmp_path):
     misfit = ModelFile([Dense([[1, 2]], [0, 0]), Dense([[1]], [0])])
-    for suffix in formats.SUFFIXES:
+    for suffix in (".safetensors", ".npz"):  # whose files may hold what is no chain
         formats.write(tmp_path / f"a{suffix}", misfit)
         with pytest.raises(LoadError, match=rf"a{suffix}: .*takes 1 inputs, .*gives 2"):
             fastnn.load(tmp_path / f"a{suffix}")

@@ -14,19 +14,19 @@ import importlib
 import os
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from fastnn.errors import LoadError
 from fastnn.formats.model_file import ModelFile, Wrong
 
-__all__ = ["MAX_BYTES", "SUFFIXES", "ModelFile", "read", "write"]
+__all__ = ["MAX_BYTES", "SUFFIXES", "ModelFile", "parse", "read", "write"]
 
 MAX_BYTES = 2**30
 """Default bound on the bytes of a file, and of what it unpacks to."""
 
-_MODULES = {".safetensors": "native", ".npz": "npz"}
+_MODULES = {".safetensors": "native", ".npz": "npz", ".onnx": "onnx"}
 
 SUFFIXES = tuple(_MODULES)
 """The suffixes of the formats, the native one first."""
@@ -34,20 +34,33 @@ SUFFIXES = tuple(_MODULES)
 _WANTED = f"wanted a name that ends in {' or '.join(SUFFIXES)}"
 
 
-def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> ModelFile:
-    """The model in a file, checked entry by entry.
+def read(
+    path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, suffix: str | None = None
+) -> ModelFile:
+    """The model in a file, checked entry by entry; `suffix` takes the place of the file's own.
 
     Raises `LoadError` if the file is not what its suffix says, is damaged, or holds more than
-    `max_bytes` bytes (unpacked); `OSError` if it cannot be opened.
+    `max_bytes` bytes (unpacked); `OSError` if it cannot be opened; `ImportError` where the format
+    needs a package that is not installed.
     """
     name = Path(os.fsdecode(path))
     if "\0" in str(name):
         raise LoadError(f"{str(name)!r}: no path: it has a null character")
-    if name.suffix not in _MODULES:
+    suffix = name.suffix if suffix is None else suffix
+    if suffix not in _MODULES:
         raise LoadError(f"{name}: the format is not known by its suffix, {_WANTED}")
-    module = _module(name.suffix)
+    return _parsed(str(name), suffix, lambda: _read(name, max_bytes), max_bytes)
+
+
+def parse(name: str, data: bytes, *, suffix: str, max_bytes: int = MAX_BYTES) -> ModelFile:
+    """The model in the bytes of a file of the format of `suffix`; `name` is for messages."""
+    return _parsed(name, suffix, lambda: data, max_bytes)
+
+
+def _parsed(name: str, suffix: str, data: Callable[[], bytes], max_bytes: int) -> ModelFile:
+    module = _module(suffix)
     try:
-        return module.parse(_read(name, max_bytes), max_bytes)
+        return module.parse(data(), max_bytes)
     except Wrong as wrong:
         expected, found = wrong.args
         raise LoadError(f"{name}: {module.FORMAT}: expected {expected}, found {found}") from None
