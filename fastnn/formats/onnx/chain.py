@@ -159,7 +159,7 @@ def read_layers(
     chain = Chain(graph, n_bytes + _SPARE_VALUES, merge)
     for node in graph.nodes:
         chain.run(node, handlers[node.kind])
-    return chain.finish()
+    return checked("the outputs", chain.finish)
 
 
 class Chain:
@@ -356,9 +356,8 @@ class Chain:
             self.task = "classify"
         last = self.last_axis(last) if last.start is None else last
         steps = self.cut(last, last.width)
-        layers = checked("the layers", steps.layers)
         return Network(
-            layers=layers,
+            layers=steps.layers(),
             classes=classes[0] if classes else None,
             task=self.task,
             ranges=self._all_ranges(steps),

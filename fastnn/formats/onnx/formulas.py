@@ -199,6 +199,11 @@ class Formulas:
         """`one` where u > 0 (>= 0 if not strict), else `other`; where it is an activation."""
         if one.value is not None and other.value is not None:
             return self.above(u, is_strict=is_strict).scaled(one.value - other.value, other.value)
+        difference = one + other.scaled(-1)  # one > other ? one : other, and the like
+        if difference.is_close(u):
+            return self.largest(one, other)
+        if difference.is_close(u.scaled(-1)):
+            return self.smallest(one, other)
         for v, here, there in ((u, one, other), (u.scaled(-1), other, one)):
             softplus = self._large_softplus(v, here, there)
             if softplus is not None:
