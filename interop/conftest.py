@@ -1,4 +1,4 @@
-"""How many cases ran, by suite. A run fails in which a suite had none, or left out 1 % of its rows."""
+"""How many cases ran, by suite. A run fails where a suite had none, or left out 1 % of its rows."""
 
 from collections import Counter
 
@@ -22,7 +22,8 @@ def pytest_addoption(parser):
 
 def pytest_generate_tests(metafunc):
     if "case" in metafunc.fixturenames:
-        n = 50 if metafunc.config.getoption("--full") else 6
+        sample, full = metafunc.module.N_CASES
+        n = full if metafunc.config.getoption("--full") else sample
         metafunc.parametrize("case", range(n))
 
 
@@ -57,7 +58,7 @@ def pytest_sessionfinish(session, exitstatus):
         return
     problems = [f"no case ran of: {suite}" for suite in SUITES if not RAN[suite]]
     problems += [
-        f"{suite}: {LEFT_OUT[suite]} of {n} rows were left out, wanted less than {MOST_LEFT_OUT:.0%}"
+        f"{suite}: {LEFT_OUT[suite]} of {n} rows were left out, wanted under {MOST_LEFT_OUT:.0%}"
         for suite, n in ROWS.items()
         if LEFT_OUT[suite] >= MOST_LEFT_OUT * n
     ]

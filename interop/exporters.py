@@ -264,8 +264,7 @@ def scikit_learn(rng: np.random.Generator, first: str) -> Exported:
             linear_model.SGDClassifier(), svm.LinearSVC(), LinearDiscriminantAnalysis(),
             linear_model.LinearRegression(), linear_model.RidgeClassifier(),
         ][int(rng.integers(8))]  # fmt: skip
-        is_regressor = "Ridge" == type(last).__name__ or "Regression" == type(last).__name__[-10:]
-        is_regressor &= not isinstance(last, linear_model.LogisticRegression)
+        is_regressor = isinstance(last, linear_model.Ridge | linear_model.LinearRegression)
     if n_classes == 2 and isinstance(last, LinearDiscriminantAnalysis):
         last = svm.LinearSVC()  # skl2onnx 1.20 writes sigmoid(2 z), where scikit-learn has z
     estimator = make_pipeline(*([before] if before else []), last)
@@ -332,7 +331,9 @@ def _steps_of(estimator, n_classes: int) -> list:
     steps: list = []
     if hasattr(estimator, "coefs_"):
         name = {"logistic": "sigmoid"}.get(estimator.activation, estimator.activation)
-        for i, (weight, bias) in enumerate(zip(estimator.coefs_, estimator.intercepts_, strict=True)):
+        for i, (weight, bias) in enumerate(
+            zip(estimator.coefs_, estimator.intercepts_, strict=True)
+        ):
             steps.append(("linear", weight, bias))
             if i + 1 < len(estimator.coefs_) and name != "identity":
                 steps.append(("activation", name, {}))

@@ -197,12 +197,12 @@ def random_network(
     *,
     first: str,
     last: Sequence[str],
-    batchnorm: bool = True,
+    affine: bool = True,
 ) -> Network:
     """1 to 8 layers of 1 to 300 values with activations among `names`, the first hidden `first`.
 
     Weights are scaled so that each layer gives values about 1 on rows about 1: so the network
-    answers its rows differently, as a trained one does.
+    answers its rows differently, as a trained one does. `affine`: with scales and offsets.
     """
     depth = int(rng.integers(1, 9))
     widths = [int(n) for n in rng.integers(1, 301, depth + 1)]
@@ -211,7 +211,7 @@ def random_network(
     widths[-1] = int(rng.integers(1, 21))
     a = rng.normal(size=(256, widths[0]))
     steps: list[tuple] = []
-    if rng.random() < 0.3:
+    if affine and rng.random() < 0.3:
         scale, shift = rng.uniform(0.5, 2, widths[0]), rng.normal(size=widths[0])
         steps.append(("affine", scale.astype(np.float32), shift.astype(np.float32)))
         a = a * steps[-1][1] + steps[-1][2]
@@ -224,7 +224,7 @@ def random_network(
             bias = (0.3 * rng.normal(size=widths[i + 1])).astype(np.float32)
         steps.append(("linear", weight, bias))
         z = a @ weight.astype(np.float64) + (0 if bias is None else bias)
-        if batchnorm and rng.random() < 0.25 and i < depth - 1:
+        if affine and rng.random() < 0.25 and i < depth - 1:
             scale, shift = rng.uniform(0.5, 2, widths[i + 1]), 0.3 * rng.normal(size=widths[i + 1])
             steps.append(("affine", scale.astype(np.float32), shift.astype(np.float32)))
             z = z * steps[-1][1] + steps[-1][2]

@@ -65,7 +65,9 @@ def main():
             print("pass", name)
     operators = Counter()
     for name, outcome in found.items():
-        missing = re.search(r"operators that make a dense network: .* found node \S+ \((\w+)", outcome)
+        missing = re.search(
+            r"operators that make a dense network: .* found node \S+ \((\w+)", outcome
+        )
         if missing:
             operators[missing[1]] += 1
         elif outcome != "pass":

@@ -13,6 +13,7 @@ from interop.exporters import EXPORTERS
 from interop.networks import BY_Z, reference
 
 N_ROWS = 64
+N_CASES = 6, 50  # of each exporter
 
 
 def run_onnx(file, x):
@@ -41,7 +42,12 @@ def test_agrees(name, case, ran, tmp_path):
     rng = np.random.default_rng([case, *name.encode()])
     exported = export(rng, firsts[case % len(firsts)])
     network = exported.network
-    print(name, case, exported.about, [step[0] if step[0] != "activation" else step[1] for step in network.steps])
+    print(
+        name,
+        case,
+        exported.about,
+        [step[0] if step[0] != "activation" else step[1] for step in network.steps],
+    )
     path = tmp_path / "model.onnx"
     path.write_bytes(exported.file)
     model = fastnn.load(path)

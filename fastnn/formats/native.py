@@ -93,9 +93,7 @@ def describe(model_file: ModelFile) -> dict[str, Any]:
                     f"write: classes has {width} characters, wanted at most {_MAX_LABEL}"
                 )
             classes["width"] = width
-    units = {
-        name: value for name in UNITS if isinstance(value := getattr(model_file, name), float)
-    }
+    units = {name: value for name in UNITS if isinstance(value := getattr(model_file, name), float)}
     about = {
         "version": VERSION, "layers": layers, "task": model_file.task, "classes": classes, **units
     }  # fmt: skip

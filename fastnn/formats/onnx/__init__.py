@@ -15,6 +15,7 @@ docs/format.md has the table of operators.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -55,12 +56,16 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
     ours = metadata.pop(KEY, None)
     with np.errstate(all="ignore"):  # what overflows is refused where it is used
         network = chain.read_layers(graph, _OPERATORS, len(data), merge=ours is None)
-    if ours is not None:
-        return _own(network, ours, metadata)
-    rest: dict[str, Any] = {"classes": network.classes, "task": network.task}
+    rest: dict[str, Any] = {}
     if network.ranges is not None:
         rest["precision"] = "int8"
         rest["calibration"] = _calibration(network.ranges, network.is_uint8)
+    if ours is not None and network.ranges is None:
+        return _own(network, ours, metadata)
+    if ours is not None:  # a file of ours that another program made int8
+        told = _about(network, ours, metadata)
+        return dataclasses.replace(told, layers=network.layers, **rest)
+    rest |= {"classes": network.classes, "task": network.task}
     return checked("the model", lambda: ModelFile(network.layers, metadata=metadata, **rest))
 
 
@@ -70,8 +75,8 @@ def _calibration(ranges: tuple[tuple[float, float], ...], is_uint8: bool) -> Cal
     return checked("the ranges", lambda: Calibration("float32", ranges))
 
 
-def _own(network: chain.Network, text: str, metadata: dict[str, str]) -> ModelFile:
-    """A file that `pieces` wrote: the graph's layers, and what the metadata say beside them."""
+def _about(network: chain.Network, text: str, metadata: dict[str, str]) -> ModelFile:
+    """The graph's weights and what the metadata say of them, activations included."""
     if len(text) > native.MAX_HEADER_BYTES:
         found = f"{len(text)} characters"
         raise Wrong(f"metadata of at most {native.MAX_HEADER_BYTES} characters", found)
@@ -83,7 +88,12 @@ def _own(network: chain.Network, text: str, metadata: dict[str, str]) -> ModelFi
             arrays[name] = np.array(numbers, np.float64)
     for i, layer in enumerate(network.layers):
         arrays |= {f"layers.{i}.weight": layer.weight, f"layers.{i}.bias": layer.bias}
-    model = native.build(about, arrays, metadata)
+    return native.build(about, arrays, metadata)
+
+
+def _own(network: chain.Network, text: str, metadata: dict[str, str]) -> ModelFile:
+    """A file that `pieces` wrote; the activations are those of the graph."""
+    model = _about(network, text, metadata)
     for i, (told, given) in enumerate(zip(model.layers, network.layers, strict=True)):
         if _function(told) != _function(given):
             raise Wrong(

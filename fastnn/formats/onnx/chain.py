@@ -347,7 +347,7 @@ class Chain:
                 what = type(value).__name__.lower()
                 raise Wrong("outputs of the last layer, or labels", f"{quoted(name)}: {what}")
             scores.append(value)
-        last = self._last([s.rows if isinstance(s, Pair) else s for s in scores])
+        last = self._last([self._held(s.rows if isinstance(s, Pair) else s) for s in scores])
         for one in labelled:
             self._check_labels(one, last)
         if any(not np.array_equal(one, classes[0]) for one in classes):
@@ -364,6 +364,14 @@ class Chain:
             is_uint8=self.graph.input_type == UINT8,
         )
 
+    def _held(self, rows: Rows) -> Rows:
+        """Outputs that were rounded to 256 levels: between the first and the last of them."""
+        line = rows.formula.line()
+        if rows.limits is None or line is None or line[0].name not in ("", "clip"):
+            return rows
+        formula = self.formulas.atom("clip", rows.formula, *rows.limits)
+        return replace(rows, formula=formula, limits=None)
+
     def _last(self, scores: list[Rows]) -> Rows:
         """The outputs after the last activation; others may be those before it."""
         found = {rows.formula.key: rows for rows in scores}
@@ -377,6 +385,7 @@ class Chain:
     def _check_labels(self, scores: Rows | Pair, last: Rows) -> None:
         if isinstance(scores, Pair):
             return
+        scores = self._held(scores)
         if scores.width == 1:
             raise Wrong("labels of two scores or more", "one score")
         line = last.formula.line()

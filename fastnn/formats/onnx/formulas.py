@@ -8,8 +8,9 @@ rules then say which polynomial is which activation.
     x * 0.5 * (1 + erf(x / sqrt(2)))    is    0.5 x + 0.5 x erf(0.7071 x)    is    gelu(x)
 
 Invariant: a formula is never changed, has at most `MAX_TERMS` terms, and was simplified: where a
-rule knows it, it is written with the activation. Coefficients are equal when they agree to
-`TOLERANCE`, a few roundings of float32; functions and their arguments must be the very same.
+rule knows it, it is written with the activation. Numbers count as equal when they agree to
+`TOLERANCE`, a few roundings of float32 (so is a scale of an activation that is 1 but for those);
+functions and their arguments must be the very same.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["MAX_TERMS", "TOLERANCE", "Atom", "Formula", "Formulas", "Step"]
 
 MAX_TERMS = 16
 MAX_DEGREE = 4
-TOLERANCE = 2.0**-20
+TOLERANCE = 2.0**-22
 
 _LARGEST = 3.4028234663852886e38  # float32's: what a bound of clip is where there is none
 _GELU = math.sqrt(2 / math.pi), 0.044715  # of its form with tanh
@@ -204,13 +205,14 @@ class Formulas:
             return self.largest(one, other)
         if difference.is_close(u.scaled(-1)):
             return self.smallest(one, other)
-        for v, here, there in ((u, one, other), (u.scaled(-1), other, one)):
+        sides = [(u, one, other), (u.scaled(-1), other, one)]
+        for v, here, there in sides:
             softplus = self._large_softplus(v, here, there)
             if softplus is not None:
                 return softplus
-            slope = here.ratio(v)
-            if slope is None:
-                continue
+        slopes = [(here.ratio(v), v, there) for v, here, there in sides]
+        known = [(slope, v, there) for slope, v, there in slopes if slope is not None]
+        for slope, v, there in sorted(known, key=lambda side: abs(side[0] - 1)):
             if there.value == 0:
                 return self.atom("clip", v, 0.0, math.inf).scaled(slope)
             below = there.ratio(v)
@@ -249,8 +251,9 @@ class Formulas:
             for found in rule(atom) if rule else ():
                 factor = formula.ratio(found.formula)
                 if factor is not None:
-                    return self.atom(found.name, found.argument, *found.parameters).scaled(factor)
-        return formula
+                    known = self.atom(found.name, found.argument, *found.parameters)
+                    return _without_roundings(known.scaled(factor))
+        return _without_roundings(formula)
 
     def steps(self, formula: Formula) -> list[Step]:
         """From the value of the layer to `formula`, step by step.
@@ -273,6 +276,14 @@ class Formulas:
                 return found[::-1]
             found.append(_activation(atom))
             formula = atom.argument
+
+
+def _without_roundings(formula: Formula) -> Formula:
+    """A scale that was to be 1 as 1; of an activation, as no other number is a factor of one."""
+    line = formula.line()
+    if line is None or line[0].argument is None or not 0 < abs(line[1] - 1) <= TOLERANCE:
+        return formula
+    return Formula({(line[0],): 1.0, (): line[2]})
 
 
 def _merged_clips(argument: Formula, lo: float, hi: float) -> tuple[Formula, tuple[float, float]]:
@@ -320,11 +331,19 @@ def _of(atom: Atom) -> tuple[Formula, Formula]:
     return Formula({(atom,): 1.0}), atom.argument
 
 
+def _unit(u: Formula) -> Formula:
+    """The argument of an activation, computed from another: x itself where it is that."""
+    line = u.line()
+    if line is None or abs(line[1] - 1) > TOLERANCE or abs(line[2]) > TOLERANCE:
+        return u
+    return Formula({(line[0],): 1.0})
+
+
 def _erf(atom: Atom) -> Iterator[_Found]:
     erf, w = _of(atom)
     if w.line() is None:
         return
-    u = w.scaled(math.sqrt(2))
+    u = _unit(w.scaled(math.sqrt(2)))
     yield _Found("gelu", u, u * erf.scaled(0.5, 0.5))
 
 
@@ -340,7 +359,7 @@ def _tanh(atom: Atom) -> Iterator[_Found]:
     s = math.copysign(abs(cubic / (k * a)) ** (1 / 3), cubic)
     if s * s == 0:
         return
-    u = Formula({(x,): s, (): square / (3 * k * a * s * s)})
+    u = _unit(Formula({(x,): s, (): square / (3 * k * a * s * s)}))
     if w.is_close((u * u * u).scaled(k * a) + u.scaled(k)):
         yield _Found("gelu_tanh", u, u * tanh.scaled(0.5, 0.5))
 
@@ -364,7 +383,7 @@ def _clip(atom: Atom) -> Iterator[_Found]:
     if (
         w.line() is not None and lo == 0 and 0 < hi < math.inf
     ):  # x*clip(x + 3, 0, 6)/6, x*clip(x/6 + 1/2, 0, 1)
-        u = w.scaled(6 / hi, -3)
+        u = _unit(w.scaled(6 / hi, -3))
         yield _Found("hardswish", u, (u * clip).scaled(1 / hi))
 
 

@@ -4,13 +4,14 @@
     between   QuantizeLinear and DequantizeLinear of a value keep it, with the range of its 256
               levels, which a layer that takes it makes the range of its input
 
-fastnn's int8 (fastnn/quantize.py) has the same levels between layers, and makes the weights' own
-levels again from max|w| / 127 per output: they are the file's where the largest weight of an
-output is 127 steps, as quantizers with a scale per output have it, and at most half a step off
-otherwise. Where nothing but an activation takes a value, it is not rounded at all.
+fastnn's int8 (fastnn/quantize.py) has the same levels between layers, and makes the levels of the
+weights again, 127 up to the largest of each output: they are the file's where the largest weight of
+an output is 127 steps, as quantizers with a scale per output have it. With one scale for all, or
+zero points, each weight is at most half a level off, which is half a step of the file for int8 and
+one step for uint8. What no layer takes is not rounded: values before an activation keep their bits,
+and outputs are held between the first and the last level, but not rounded to one.
 
-Invariant: what has no such meaning is refused: 16 and 4 bits, blocks, a scale per input, weights
-beyond 128 steps of their zero point.
+Invariant: what has no such meaning is refused: 16 and 4 bits, blocks, a scale per input.
 """
 
 from __future__ import annotations
@@ -51,9 +52,10 @@ def _scale_and_zero(node: Node, scale: Value, zero: Value | None) -> tuple[Array
         if zero is None
         else constant_of(zero, "the zero point").array
     )
-    if scales.dtype.kind != "f" or scales.ndim > 1 or zeros.shape != scales.shape:
+    if scales.dtype.kind != "f" or scales.ndim > 1 or zeros.ndim > 1 or zeros.size != scales.size:
         raise Wrong(
-            "a scale, or a vector of them, and zero points", f"{scales.shape}, {zeros.shape}"
+            "a scale, or a vector of them, and as many zero points",
+            f"{scales.shape}, {zeros.shape}",
         )
     if not (scales > 0).all() or not np.isfinite(scales).all():
         raise Wrong("scales above 0", "another number")
@@ -143,7 +145,4 @@ def _dequantized_constant(
     z, _ = _along(node, zeros, array)
     chain.spend(array.size)
     steps = array.astype(np.float64) - z
-    is_weight = array.dtype.itemsize == 1
-    if is_weight and array.size and np.abs(steps).max() > 128:
-        raise Wrong("weights within 128 steps of their zero point", f"{np.abs(steps).max():.0f}")
-    return Constant(steps * s, is_quantized=is_weight, axis=axis)
+    return Constant(steps * s, is_quantized=array.dtype.itemsize == 1, axis=axis)
