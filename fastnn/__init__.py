@@ -33,15 +33,14 @@ __all__ = [
 ]
 
 _LAZY_MODULES = {"formats", "idx", "images", "mnist", "quantize", "reference"}
+_LAZY_FUNCTIONS = {"from_onnx": "formats.onnx", "self_test": "selftest"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"fastnn.{name}")
-    if name == "from_onnx":
-        return importlib.import_module("fastnn.formats.onnx").from_onnx
-    if name == "self_test":
-        return importlib.import_module("fastnn.selftest").self_test
+    if name in _LAZY_FUNCTIONS:
+        return getattr(importlib.import_module(f"fastnn.{_LAZY_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'fastnn' has no attribute {name!r}")
 
 

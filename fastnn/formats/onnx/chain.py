@@ -172,7 +172,6 @@ class Chain:
         self._budget = budget
         self._merge = merge
         self._steps: Steps | None = None
-        self._quantized_weights: list[bool] = []
         self._n_unknown = 0
         self._values: dict[str, Value] = {}
         element = graph.input_type
@@ -291,7 +290,8 @@ class Chain:
     def scaled(self, rows: Rows, scale: float | Array, shift: float | Array) -> Rows:
         """rows * scale + shift, numbers or one per value of a row."""
         if isinstance(scale, float) and isinstance(shift, float):
-            return replace(rows, formula=rows.formula.scaled(scale, shift), limits=None)
+            formula = self.formulas.simplified(rows.formula.scaled(scale, shift))
+            return replace(rows, formula=formula, limits=None)
         n = np.size(scale) if not isinstance(scale, float) else np.size(shift)
         self.cut(rows, n).affine(scale, shift)
         return replace(rows, formula=self.base, limits=None)
@@ -325,7 +325,6 @@ class Chain:
         if rows.limits is not None:
             steps.quantized(*rows.limits)
         steps.linear(w.T if transposed else w, bias)
-        self._quantized_weights.append(weight.is_quantized)
         return replace(after_product(rows, weight, transposed), formula=self.base)
 
     # -- the end ----
@@ -389,9 +388,9 @@ class Chain:
         if scores.width == 1:
             raise Wrong("labels of two scores or more", "one score")
         line = last.formula.line()
-        assert line is not None or scores.formula.key == last.formula.key
-        if scores.formula.key != last.formula.key and line and line[0].name not in _BY_Z:
-            raise Wrong("labels of the scores that the graph gives", f"those before {line[0].name}")
+        is_by_z = line is not None and line[0].name in _BY_Z
+        if scores.formula.key != last.formula.key and not is_by_z:
+            raise Wrong("labels of the scores that the graph gives", "those before an activation")
 
     def _all_ranges(self, steps: Steps) -> tuple[tuple[float, float], ...] | None:
         ranges = steps.ranges
@@ -442,7 +441,7 @@ def integers_of(value: Value | None, what: str) -> tuple[int, ...]:
 def axis_of(axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
         raise Wrong(f"an axis of {rank}", f"{axis}")
-    return axis % rank if rank else 0
+    return axis % rank
 
 
 def after_product(rows: Rows, weight: Constant, transposed: bool) -> Rows:

@@ -116,7 +116,10 @@ def _normalizer(chain: Chain, node: Node, x: Value) -> Value:
 def _scaler(chain: Chain, node: Node, x: Value) -> Value:
     """(x - offset) * scale."""
     rows = rows_of(x)
-    offset, scale = (node.attributes[name].astype(np.float64) for name in ("offset", "scale"))
+    offset, scale = (
+        np.asarray(node.attributes.get(name, default), np.float64)
+        for name, default in (("offset", [0]), ("scale", [1]))
+    )
     if scale.size != offset.size and 1 not in (scale.size, offset.size):
         raise Wrong("an offset and a scale of one length", f"{offset.size} and {scale.size}")
     rows, factor = chain.per_value(rows, np.broadcast_to(scale, (offset * scale).shape))
@@ -126,14 +129,17 @@ def _scaler(chain: Chain, node: Node, x: Value) -> Value:
 
 def _coefficients(node: Node, n: int) -> tuple[Array, Array]:
     """(n, inputs) and (n,)."""
-    values = node.attributes["coefficients"]
-    intercepts = node.attributes.get("intercepts")
-    if intercepts is None or not len(intercepts):
-        intercepts = np.zeros(n, np.float32)
-    if not len(values) or len(values) % n or len(intercepts) != n:
+    values, intercepts = (
+        np.asarray(node.attributes.get(name, ()), np.float32)
+        for name in ("coefficients", "intercepts")
+    )
+    if not 1 <= n <= values.size or values.size % n or intercepts.size not in (0, n):
         raise Wrong(
-            f"{n} rows of coefficients and {n} intercepts", f"{len(values)} and {len(intercepts)}"
+            f"{n} rows of coefficients and {n} intercepts or none",
+            f"{values.size} and {intercepts.size}",
         )
+    if not intercepts.size:
+        intercepts = np.zeros(n, np.float32)
     if np.isnan(values).any() or np.isnan(intercepts).any():
         raise Wrong("coefficients that are numbers", "NaN")
     return values.reshape(n, -1), intercepts

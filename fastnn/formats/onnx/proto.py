@@ -31,7 +31,7 @@ __all__ = ["MIN_OPSET", "Graph", "Node", "array_of", "package", "read_graph", "t
 MIN_OPSET = 7
 """Before it, shapes were broadcast by an attribute."""
 
-MAX_FIELDS = 150_000  # of protobuf: 256 layers of any exporter have less
+MAX_FIELDS = 60_000  # of protobuf: 256 layers of PyTorch's exporter, the wordiest, have 50,000
 MAX_TENSORS = 4096
 _MAX_DEPTH = 32  # of messages; a tensor of an attribute of a node is at 5
 _MAX_RANK = 8
@@ -440,7 +440,10 @@ def _scan(data: bytes, max_bytes: int) -> None:
         n_fields += 1
         if n_fields > MAX_FIELDS:
             raise Wrong("a dense network", f"a protobuf of more than {MAX_FIELDS} fields")
-        tag, at = _varint(data, at, end)
+        tag = data[at]
+        at += 1
+        if tag > 127:  # most numbers are of one byte: a call for each would take as long again
+            tag, at = _varint(data, at - 1, end)
         field = fields.get(tag)
         if field is None:
             raise Wrong(
@@ -460,7 +463,11 @@ def _scan(data: bytes, max_bytes: int) -> None:
         elif wire in (_FIXED32, _FIXED64):
             at += 4 if wire == _FIXED32 else 8
         else:
-            size, at = _varint(data, at, end)
+            if at < end and data[at] < 128:
+                size = data[at]
+                at += 1
+            else:
+                size, at = _varint(data, at, end)
             if size > end - at:
                 raise Wrong(f"{field.name} of {size} bytes within its message", f"{end - at}")
             if field.kind == _MESSAGES:

@@ -60,7 +60,7 @@ def _dropout(
 @_operator("Cast")
 def _cast(chain: Chain, node: Node, x: Value) -> Value:
     to = node.attributes["to"]
-    if isinstance(x, Labels | Scores) and (to in FLOATS or to in INTEGERS):
+    if isinstance(x, Labels | Scores | Pair) and (to in FLOATS or to in INTEGERS):
         return x
     if isinstance(x, Condition):
         if x.kind == "==" or (to not in FLOATS and to not in INTEGERS):
