@@ -4,6 +4,7 @@ The oracle is the ONNX project's reference evaluator (NumPy, in the types of the
 formulas of fastnn.reference. No framework and no ONNX Runtime is needed here (see interop/).
 """
 
+import re
 import subprocess
 import sys
 import warnings
@@ -863,6 +864,10 @@ REFUSED = {
         lambda: (lambda g: g.model(g.node("Softmax", g.node(
             "Reshape", "x", g.tensor([-1, 3], np.int64)))))(Graph()), "keeps the rows of (?, 6)",
     ),
+    "a shape with two open sizes": (
+        lambda: (lambda g: g.model(g.node("Reshape", g.dense("x", W, B), g.tensor(
+            [-1, -1], np.int64))))(Graph()), "one size at most",
+    ),
     "division by zero": (lambda: unary("Div", 0.0), "a division by other numbers, found 0"),
     "a choice by a constant": (
         lambda: unary("Where", np.zeros(5), np.ones(5)), "a comparison to choose by"
@@ -1277,6 +1282,17 @@ def test_what_cannot_be_written(tmp_path):
     with pytest.raises(ValueError, match="wanted at most 1048576"):
         wide.save(path)
     assert not path.exists()
+
+
+def test_every_operator_is_documented():
+    from pathlib import Path
+
+    from fastnn.formats.onnx import _OPERATORS
+
+    text = (Path(__file__).parent.parent / "docs" / "onnx.md").read_text()
+    table = text[text.index("## What is read") : text.index("- **Rows.**")]
+    named = set(re.findall(r"`([A-Z]\w+)`", table))
+    assert named == {kind.rpartition(".")[2] for kind in _OPERATORS}
 
 
 # ---- the door ------------------------------------------------------------------------------------

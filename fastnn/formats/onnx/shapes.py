@@ -132,6 +132,8 @@ def _reshape(chain: Chain, node: Node, x: Value, shape: Value) -> Value:
         if 0 in target[len(rows.shape) :]:
             raise Wrong("a size for each axis", f"0 in {target}")
         target = tuple(rows.shape[i] if n == 0 else n for i, n in enumerate(target))
+    if target.count(-1) > 1:
+        raise Wrong("one size at most to be found", text_of(target))
     start = min(1, len(rows.shape) - 1) if rows.start is None else rows.start
     rows = replace(rows, start=start)
     n, k = rows.width, start
