@@ -325,6 +325,30 @@ def test_constants_are_computed_in_float64():
     assert np.array_equal(network.layers[0].bias, B)
 
 
+def test_constants_of_other_forms():
+    """Computed shapes, types and lists: what they come to is a bias."""
+    integers = np.arange(5)
+    for build in (
+        lambda g: g.node("Constant", value_floats=[0.0, 1.0, 2.0, 3.0, 4.0]),
+        lambda g: g.node("Cast", g.node("Constant", value_ints=[0, 1, 2, 3, 4]), to=FLOAT),
+        lambda g: g.node("Cast", g.tensor(integers.reshape(5, 1), np.int32), to=DOUBLE),
+        lambda g: g.node("Cast", g.node("Cast", g.tensor(integers), to=INT64), to=FLOAT),
+        lambda g: g.node("Squeeze", g.tensor(integers[None, :, None]), g.tensor([0], np.int64)),
+        lambda g: g.node("Squeeze", g.tensor(integers[None, None])),
+        lambda g: g.node("Unsqueeze", g.tensor(integers), g.tensor([0], np.int64)),
+        lambda g: g.node("Sqrt", g.node("Mul", g.tensor(integers), g.tensor(integers))),
+        lambda g: g.node("Reciprocal", g.node("Reciprocal", g.tensor(integers + 1))),
+        lambda g: g.node("Pow", g.node("Pow", g.tensor(integers), 2.0), 0.5),
+        lambda g: g.node("Cast", g.node("Div", g.tensor(
+            integers * 7 + 6, np.int64), g.tensor(7, np.int64)), to=FLOAT),
+    ):  # fmt: skip
+        g = Graph()
+        bias = g.node("Reshape", build(g), g.tensor([-1], np.int64))
+        network = read(g.model(g.node("Add", g.node("MatMul", "x", W), bias)))
+        want = integers + 1 if g.nodes[0].op_type == "Reciprocal" else integers
+        np.testing.assert_allclose(network.layers[0].bias, want, rtol=1e-7)
+
+
 # ---- normalisation and units ---------------------------------------------------------------------
 
 
@@ -806,10 +830,19 @@ def refused(model, *texts):
     return message
 
 
-def unary(kind, *inputs, domain="", **attributes):
-    g = Graph(ml=1)
-    x = g.dense("x", W, B)
-    return g.model(g.node(kind, x, *inputs, domain=domain, **attributes))
+def of_dense(kind, *inputs, ml=False, **attributes):
+    """A builder: the operator on what a dense layer gives."""
+
+    def build(g):
+        make = g.ml_node if ml else g.node
+        given = [value(g) if callable(value) else value for value in inputs]
+        return make(kind, g.dense("x", W, B), *given, **attributes)
+
+    return build
+
+
+def i64(*values):
+    return lambda g: g.tensor(values, np.int64)
 
 
 def skip(g):
@@ -817,101 +850,239 @@ def skip(g):
     return g.node("Add", g.node("Relu", z), g.node("MatMul", z, np.eye(5)))
 
 
-def twice(g):
+def two_heads(g):
     z = g.node("Relu", g.dense("x", W, B))
     return g.node("MatMul", z, V), g.node("MatMul", z, V)
 
 
+def two_activations(g):
+    z = g.dense("x", W, B)
+    return g.node("Relu", z), g.node("Tanh", z)
+
+
+def labels_before_relu(g):
+    z = g.dense("x", W, B)
+    return g.node("ArgMax", z, axis=1), g.node("Relu", z)
+
+
+def two_lists(g):
+    z = g.dense("x", W, B)
+    return [g.ml_node("ZipMap", z, classlabels_int64s=list(range(i, i + 5))) for i in (0, 1)]
+
+
+def one_score(g):
+    return g.node("ArgMax", g.node("MatMul", "x", W[:, :1]), axis=1)
+
+
+def outer(g):
+    return g.node("Add", g.node("MatMul", "x", W[:, :1]), B)
+
+
+def before_relu_only(g):
+    at = g.node("Relu", g.node("MatMul", quantized(g, "x", 0.03, 118), int8_weight(g, W)))
+    return g.node("MatMul", at, V)
+
+
+def per_input(g):
+    parts = g.tensor(np.ones((6, 5)), np.int8), g.tensor(np.ones(6)), g.tensor(np.zeros(6), np.int8)
+    weight = g.node("DequantizeLinear", *parts, axis=0)
+    return g.node("MatMul", quantized(g, "x", 0.03, 118), weight)
+
+
+def another_scale(g):
+    levels = g.node("QuantizeLinear", "x", g.tensor(0.1), g.tensor(0, np.uint8))
+    at = g.node("DequantizeLinear", levels, g.tensor(0.2), g.tensor(0, np.uint8))
+    return g.node("MatMul", at, int8_weight(g, W))
+
+
+def parts_of(scale, zero, dtype=np.uint8):
+    return lambda g: g.tensor(scale), lambda g: g.tensor(zero, dtype)
+
+
+def two_columns(g):
+    z = g.node("MatMul", "x", W[:, :1])
+    return g.node("Concat", g.node("Relu", z), z, axis=1)
+
+
+def wrong_coefficients(g):
+    return g.ml_node("LinearRegressor", "x", coefficients=[1.0] * 6, targets=2**62)
+
+
+def integer_division(g):
+    return g.node("MatMul", g.node("Div", "x", g.tensor(255, np.uint8)), W)
+
+
+def columns_of_rows(g):
+    return g.node("MatMul", V.T, g.node("MatMul", "x", W))
+
+
+def mask(g):
+    return g.node("Dropout", g.dense("x", W, B), outputs=2)[1]
+
+
+def arithmetic(kind, a, b, dtype=np.float32):
+    """A builder: constants that a node computes, added at the end."""
+
+    def build(g):
+        folded = g.node(kind, g.tensor(a, dtype), g.tensor(b, dtype))
+        return g.node("Add", g.dense("x", W, B), g.node("Cast", folded, to=FLOAT))
+
+    return build
+
+
 REFUSED = {
-    "an operator": (lambda: unary("Sin"), "node 'n_v4' (Sin)", "Gemm", "LinearClassifier"),
-    "Conv": (lambda: unary("Conv", np.ones((1, 1, 1, 1))), "(Conv)"),
-    "Mish": (lambda: unary("Mish"), "(Mish)"),
+    "an operator": (of_dense("Sin"), "node 'n_v4' (Sin)", "Gemm", "LinearClassifier"),
+    "Conv": (of_dense("Conv", np.ones((1, 1, 1, 1))), "(Conv)"),
+    "Mish": (of_dense("Mish"), "(Mish)"),
     "another domain": (
-        lambda: unary("Gelu", domain="com.microsoft"), "(Gelu, domain 'com.microsoft')"
+        lambda g: g.node("Gelu", g.dense("x", W, B), domain="com.microsoft"),
+        "(Gelu, domain 'com.microsoft')",
     ),
-    "control flow": (lambda: unary("Loop", None), "(Loop)"),
-    "erf alone": (lambda: unary("Erf"), "the function erf"),
-    "x times tanh": (lambda: (lambda g: g.model(g.node(
-        "Mul", "x", g.node("Tanh", "x"))))(Graph()), "a formula of tanh, x"),
-    "x squared": (lambda: (lambda g: g.model(g.node("Mul", "x", "x")))(Graph()), "a formula of x"),
-    "skip connection": (lambda: (lambda g: g.model(skip(g)))(Graph()), "come together"),
-    "two heads": (lambda: (lambda g: g.model(*twice(g)))(Graph()), "that two layers use"),
-    "slopes": (lambda: unary("PRelu", [0.1, 0.2, 0.3, 0.4, 0.5]), "5 different ones"),
-    "bounds": (lambda: unary("Clip", 1.0, 0.5), "above the upper bound"),
-    "softmax of another axis": (lambda: unary("Softmax", axis=0), "axis 0"),
-    "training": (lambda: unary(
-        "BatchNormalization", *np.ones((4, 5)), training_mode=1), "training_mode"),
-    "variance": (lambda: unary(
-        "BatchNormalization", *np.ones((3, 5)), -np.ones(5)), "variances above 0"),
-    "no such attribute": (lambda: unary("Relu", alpha=0.1), "attribute 'alpha'"),
-    "attribute of another type": (lambda: unary("LeakyRelu", alpha=[1.0]), "of type FLOAT"),
-    "NaN": (lambda: unary("Add", [np.nan] * 5), "found NaN"),
-    "Inf": (lambda: unary("Add", [np.inf] * 5), "finite in float32"),
-    "weights of another width": (
-        lambda: unary("MatMul", np.ones((4, 2))), "rows of 5 values", "(4, 2)"
+    "control flow": (of_dense("Loop", None), "(Loop)"),
+    "Binarizer": (of_dense("Binarizer", ml=True, threshold=0.5), "(Binarizer"),
+    # formulas
+    "erf alone": (of_dense("Erf"), "the function erf"),
+    "x times tanh": (lambda g: g.node("Mul", "x", g.node("Tanh", "x")), "a formula of tanh, x"),
+    "x squared": (lambda g: g.node("Mul", "x", "x"), "a formula of x"),
+    "x to the fourth": (of_dense("Pow", 4.0), "a power of 2 or 3"),
+    "2 to the x": (lambda g: g.node("Pow", 2.0, g.dense("x", W, B)), "a power of 2 or 3"),
+    "a root": (of_dense("Sqrt"), "Sqrt of constants"),
+    "a maximum of vectors": (of_dense("Max", B), "one for each value"),
+    "a minimum of two": (
+        lambda g: g.node("Min", "x", g.node("Tanh", "x")), "the smaller of two values"
     ),
-    "a constant by row": (lambda: unary("Add", np.ones((40, 5))), "the same for every row"),
-    "more outputs by a constant": (
-        lambda: (lambda g: g.model(g.node("Add", g.node("MatMul", "x", W[:, :1]), B)))(Graph()),
-        "fit the shape",
+    "a maximum of two": (
+        lambda g: g.node("Max", "x", g.node("Tanh", "x")), "the larger of two values"
     ),
-    "labels of one score": (
-        lambda: (lambda g: g.model(g.node("ArgMax", g.node("MatMul", "x", W[:, :1]), axis=1)))(
-            Graph()), "one score",
+    "a constant after all": (lambda g: g.node("Mul", "x", 0.0), "or a constant"),
+    "a choice": (
+        lambda g: g.node("Where", g.node("Less", "x", 0.0), g.node("Tanh", "x"), 1.0),
+        "a choice that is none of",
     ),
-    "labels of another axis": (lambda: unary("ArgMax"), "axis 0"),
-    "mixed rows": (
-        lambda: (lambda g: g.model(g.node("Softmax", g.node(
-            "Reshape", "x", g.tensor([-1, 3], np.int64)))))(Graph()), "keeps the rows of (?, 6)",
+    "a choice at 0": (
+        lambda g: g.node("Where", g.node("Equal", "x", 0.0), 0.5, g.node("Relu", "x")),
+        "a value for x == 0",
     ),
-    "a shape with two open sizes": (
-        lambda: (lambda g: g.model(g.node("Reshape", g.dense("x", W, B), g.tensor(
-            [-1, -1], np.int64))))(Graph()), "one size at most",
-    ),
-    "division by zero": (lambda: unary("Div", 0.0), "a division by other numbers, found 0"),
     "a choice by a constant": (
-        lambda: unary("Where", np.zeros(5), np.ones(5)), "a comparison to choose by"
+        of_dense("Where", np.zeros(5), np.ones(5)), "a comparison to choose by"
     ),
-    "binary of three": (
-        lambda: unary("Binarizer", domain="ai.onnx.ml", threshold=0.5), "(Binarizer"
+    "not of numbers": (of_dense("Not"), "Not of a comparison"),
+    "slopes": (of_dense("PRelu", [0.1, 0.2, 0.3, 0.4, 0.5]), "5 different ones"),
+    "bounds": (of_dense("Clip", 1.0, 0.5), "above the upper bound"),
+    "celu of 0": (of_dense("Celu", alpha=0.0), "alpha above 0"),
+    "celu below 0": (of_dense("Celu", alpha=-1.0), "alpha above 0"),
+    "the input rounded": (lambda g: quantized(g, "x", 0.1, 3), "the input alone"),
+    "gelu of a third kind": (of_dense("Gelu", approximate="erf"), "approximate as none or tanh"),
+    # chains
+    "skip connection": (skip, "come together"),
+    "two heads": (two_heads, "that two layers use"),
+    "two activations": (two_activations, "outputs of one last layer, found 2"),
+    "labels of another activation": (labels_before_relu, "those before an activation"),
+    "two lists of classes": (two_lists, "agree on the classes"),
+    "labels of one score": (one_score, "one score"),
+    "labels of another axis": (of_dense("ArgMax"), "axis 0"),
+    "the last of equal labels": (of_dense("ArgMax", axis=1, select_last_index=1), "select_last"),
+    "the smallest": (of_dense("TopK", i64(2), outputs=2, largest=0), "or the smallest"),
+    "an output that is a comparison": (of_dense("Greater", 0.0), "condition"),
+    "an output that training has": (mask, "outputs that inference has"),
+    "two columns of other values": (two_columns, "1 - p and p"),
+    "no layer": (lambda g: g.node("Identity", "x"), "no dense layer"),
+    # products and constants
+    "NaN": (of_dense("Add", [np.nan] * 5), "found NaN"),
+    "Inf": (of_dense("Add", [np.inf] * 5), "finite in float32"),
+    "weights of another width": (
+        of_dense("MatMul", np.ones((4, 2))), "rows of 5 values", "(4, 2)"
     ),
-    "normalizer": (
-        lambda: unary("Normalizer", domain="ai.onnx.ml", norm="L1"), "where it changes nothing"
+    "weights of three dimensions": (of_dense("MatMul", np.ones((2, 5, 2))), "2 dimensions"),
+    "a product of two values": (lambda g: g.node("MatMul", "x", "x"), "the weights in the file"),
+    "a vector from the left": (columns_of_rows, "columns, to be multiplied from the left"),
+    "a Gemm of three dimensions": (
+        lambda g: g.dense(g.node("Unsqueeze", "x", g.tensor([1], np.int64)), W, B), "a matrix"
     ),
-    "16 bits": (
-        lambda: (lambda g: g.model(quantized(g, g.dense("x", W, B), 0.1, 0, np.uint16)))(
-            Graph(opset=21)), "element type 4",
+    "a constant by row": (of_dense("Add", np.ones((40, 5))), "the same for every row"),
+    "more outputs by a constant": (outer, "fit the shape"),
+    "a constant of more dimensions": (of_dense("Add", np.ones((1, 1, 5))), "at most 2 dimensions"),
+    "division by zero": (of_dense("Div", 0.0), "a division by other numbers, found 0"),
+    "division by zero from the left": (lambda g: g.node("Div", 1.0, g.node(
+        "Mul", "x", 0.0)), "a division by 0"),
+    "constants that overflow": (arithmetic("Mul", [1e300], [1e300], np.float64), "NaN or Inf"),
+    "integers divided by 0": (arithmetic("Div", [1], [0], np.int64), "found 0"),
+    "integers too large": (arithmetic("Mul", [2**40], [2], np.int64), "above 2^31"),
+    "integers to a power": (arithmetic("Pow", [2], [2], np.int64), "a power of floats"),
+    "a variance of less than 0": (
+        of_dense("BatchNormalization", *np.ones((3, 5)), -np.ones(5)), "variances above 0"
     ),
-    "int8 of one layer of two": (
-        lambda: (lambda g: g.model(g.node("MatMul", g.node("Relu", g.node(
-            "MatMul", quantized(g, "x", 0.03, 118), int8_weight(g, W))), V)))(Graph()),
-        "before every layer, or before none",
+    "vectors of two lengths": (
+        of_dense("BatchNormalization", *np.ones((3, 5)), np.ones(4)), "four vectors"
     ),
+    "training": (
+        of_dense("BatchNormalization", *np.ones((4, 5)), training_mode=1), "training_mode"
+    ),
+    "training of Dropout": (
+        of_dense("Dropout", 0.5, lambda g: g.tensor(True, np.bool_)), "training_mode"
+    ),
+    "integers in arithmetic": (integer_division, "a Cast to float"),
+    "a Cast that rounds": (of_dense("Cast", to=INT32), "a Cast that keeps the values"),
+    "coefficients": (wrong_coefficients, "rows of coefficients"),
+    # shapes
+    "softmax of another axis": (of_dense("Softmax", axis=0), "axis 0"),
+    "an axis beyond": (of_dense("Softmax", axis=2), "an axis of 2"),
+    "mixed rows": (of_dense("Reshape", i64(-1, 3)), "keeps the rows of (?, 5)"),
+    "two open sizes": (of_dense("Reshape", i64(-1, -1)), "one size at most"),
+    "a size of 0 too many": (of_dense("Reshape", i64(-1, 5, 0)), "a size for each axis"),
+    "a shape of floats": (of_dense("Reshape", [5.0]), "a few integers"),
+    "an axis that is not of size 1": (of_dense("Squeeze", i64(1)), "axes of size 1"),
+    "an axis twice": (of_dense("Unsqueeze", i64(1, 1)), "different axes"),
+    "an order that is none": (of_dense("Transpose", perm=[0, 0]), "an order of 2 axes"),
+    "normalizer": (of_dense("Normalizer", ml=True, norm="L1"), "where it changes nothing"),
+    # int8
+    "16 bits": (of_dense("QuantizeLinear", *parts_of(0.1, 0, np.uint16)), "element type 4"),
+    "int8 of one layer of two": (before_relu_only, "before every layer, or before none"),
     "int8 with float weights": (
-        lambda: (lambda g: g.model(g.node("MatMul", quantized(g, "x", 0.03, 118), W)))(Graph()),
+        lambda g: g.node("MatMul", quantized(g, "x", 0.03, 118), W),
         "int8 weights where the input is 8 bits",
     ),
-    "a scale per input": (
-        lambda: (lambda g: g.model(g.node("MatMul", quantized(g, "x", 0.03, 118), g.node(
-            "DequantizeLinear", g.tensor(np.ones((6, 5)), np.int8), g.tensor(np.ones(6)),
-            g.tensor(np.zeros(6), np.int8), axis=0))))(Graph()), "one per output",
+    "a scale per input": (per_input, "one per output"),
+    "a scale for each value": (
+        of_dense("QuantizeLinear", *parts_of(np.ones(5), np.zeros(5))), "one scale for the values"
     ),
-    "integers in arithmetic": (
-        lambda: (lambda g: g.model(g.node("MatMul", g.node("Div", "x", g.tensor(
-            255, np.uint8)), W)))(Graph(element=UINT8)), "a Cast to float",
-    ),
-    "a Cast that rounds": (lambda: unary("Cast", to=INT32), "a Cast that keeps the values"),
-    "no layer": (lambda: (lambda g: g.model(g.node("Identity", "x")))(Graph()), "no dense layer"),
-    "an output that is none": (lambda: Graph().model("y"), "outputs that a node gives, found 'y'"),
-    "no output": (lambda: Graph().model(), "a graph with an output"),
-    "strings": (lambda: Graph(element=8).model("x"), "element type 8"),
+    "another scale back": (another_scale, "of its QuantizeLinear"),
+    "a scale of 0": (of_dense("QuantizeLinear", *parts_of(0.0, 0)), "scales above 0"),
+    "integers at the end": (of_dense("QuantizeLinear", *parts_of(0.1, 0)), "quantized"),
+    "floats dequantized": (of_dense("DequantizeLinear", 0.1), "uint8 or int8"),
+    # attributes
+    "no such attribute": (of_dense("Relu", alpha=0.1), "attribute 'alpha'"),
+    "attribute of another type": (of_dense("LeakyRelu", alpha=[1.0]), "of type FLOAT"),
+    "an attribute that is missing": (of_dense("Cast"), "with the attribute 'to'"),
+    "an output that is none": (lambda g: "y", "outputs that a node gives, found 'y'"),
+    "no output": (lambda g: [], "a graph with an output"),
 }  # fmt: skip
+
+INPUTS = {
+    "integers in arithmetic": {"element": UINT8},
+    "16 bits": {"opset": 21},
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_refuses(what):
     build, *texts = REFUSED[what]
-    refused(build(), *texts)
+    g = Graph(**INPUTS.get(what, {}))
+    outputs = build(g)
+    refused(g.model(*([outputs] if isinstance(outputs, str) else outputs)), *texts)
+
+
+def test_refuses_inputs_of_strings_and_of_columns():
+    refused(Graph(element=8).model("x"), "element type 8")
+    g = Graph((6, "N"))
+    hidden = g.node("Gemm", W, "x", transA=1)
+    for build in (
+        lambda: g.node("Reshape", hidden, g.tensor([-1, 5], np.int64)),
+        lambda: g.node("Unsqueeze", hidden, g.tensor([0], np.int64)),
+        lambda: g.node("MatMul", hidden, V),
+        lambda: g.node("Flatten", hidden),
+    ):
+        refused(g.model(build()), "found columns")
 
 
 def changed(change):

@@ -44,21 +44,16 @@ OPERATORS, _operator = operators()
 @_operator("Gemm")
 def _gemm(chain: Chain, node: Node, a: Value, b: Value, c: Value | None = None) -> Value:
     about = node.attributes
-    is_columns = not isinstance(a, Rows)  # (A B)^T = B^T A^T: columns, multiplied from the left
-    rows, weight = (
-        rows_of(b if is_columns else a),
-        constant_of(a if is_columns else b, "the weights"),
-    )
+    from_left = not isinstance(a, Rows)
+    rows, weight = rows_of(b if from_left else a), constant_of(a if from_left else b, "the weights")
     if len(rows.shape) != 2:
         raise Wrong("a matrix", f"shape {text_of(rows.shape)}")
-    if is_columns:
+    if from_left:
         transposed = not about["transA"]
         rows = flipped(chain.last_axis(rows)) if about["transB"] else columns_of(rows)
     else:
         transposed = bool(about["transB"])
         rows = flipped(rows) if about["transA"] else rows
-    if rows.is_columns != is_columns:
-        raise Wrong("rows to be multiplied by weights", "columns" if rows.is_columns else "rows")
     bias: float | Array | None = None
     if c is not None:
         _, bias = chain.per_value(
@@ -66,7 +61,9 @@ def _gemm(chain: Chain, node: Node, a: Value, b: Value, c: Value | None = None) 
             constant_of(c, "the bias").array,
         )
         bias = bias * about["beta"]
-    return chain.linear(rows, weight, transposed=transposed, scale=about["alpha"], bias=bias)
+    return chain.linear(
+        rows, weight, from_left=from_left, transposed=transposed, scale=about["alpha"], bias=bias
+    )
 
 
 @_operator("MatMul")
@@ -79,8 +76,7 @@ def _matmul(chain: Chain, node: Node, a: Value, b: Value) -> Value:
             return replace(out, shape=out.shape[:-1])
         return chain.linear(rows_of(a), weight)
     rows = columns_of(rows_of(b))
-    weight = constant_of(a, "the weights")
-    return chain.linear(rows, weight, transposed=True)
+    return chain.linear(rows, constant_of(a, "the weights"), from_left=True, transposed=True)
 
 
 @_operator("BatchNormalization")
@@ -147,7 +143,7 @@ def _combined(chain: Chain, name: str, a: Value, b: Value) -> Value:
 
 
 def _check_alike(one: Rows, other: Rows) -> None:
-    if one.shape != other.shape or one.is_columns != other.is_columns:
+    if one.shape != other.shape or one.is_turned != other.is_turned:
         shapes = f"{text_of(one.shape)} and {text_of(other.shape)}"
         raise Wrong("two values of one shape, or a constant", shapes)
     bases = {atom.base for rows in (one, other) for atom in rows.formula.atoms}
@@ -282,7 +278,10 @@ def _activation(chain: Chain, node: Node, x: Value) -> Value:
     elif node.kind == "Elu":
         formula = f.atom("elu", u, about["alpha"])
     elif node.kind == "Celu":  # alpha*elu(x/alpha)
-        formula = f.atom("elu", u.scaled(_inverse(about["alpha"])), 1.0).scaled(about["alpha"])
+        alpha = about["alpha"]
+        if not alpha > 0:
+            raise Wrong("alpha above 0", f"{alpha}")
+        formula = f.atom("elu", u.scaled(1 / alpha), 1.0).scaled(alpha)
     elif node.kind == "Selu":
         formula = formulas.selu(f, u, about["alpha"], about["gamma"])
     elif node.kind == "HardSigmoid":
@@ -297,12 +296,6 @@ def _activation(chain: Chain, node: Node, x: Value) -> Value:
     else:
         formula = f.atom(node.kind.lower(), u)
     return replace(rows, formula=formula, limits=None)
-
-
-def _inverse(value: float) -> float:
-    if value == 0:
-        raise Wrong("alpha other than 0", "0")
-    return 1 / value
 
 
 @_operator("Clip")

@@ -74,6 +74,8 @@ class Rows:
     """The first of the axes that make a row; those before it count rows. None: not known yet."""
     is_columns: bool = False
     """A matrix whose columns are the rows (and `start` 0)."""
+    is_turned: bool = False
+    """Whether it was transposed an odd number of times since its layer."""
     integer: int = 0
     """The element type where it is an integer."""
     limits: tuple[float, float] | None = None
@@ -301,11 +303,18 @@ class Chain:
         rows: Rows,
         weight: Constant,
         *,
+        from_left: bool = False,
         transposed: bool = False,
         scale: float = 1.0,
         bias: npt.ArrayLike | None = None,
     ) -> Rows:
-        """rows @ weight * scale + bias, weight (inputs, outputs), or transposed."""
+        """rows @ weight * scale + bias, weight (inputs, outputs), or transposed.
+
+        `from_left`: weight^T @ rows, of a matrix whose columns are the rows.
+        """
+        if rows.is_columns != from_left:
+            wanted, found = ("columns", "rows") if from_left else ("rows", "columns")
+            raise Wrong(f"{wanted} to be multiplied by weights", found)
         array = weight.array
         if array.dtype.kind != "f" or array.ndim != 2 or not array.size:
             raise Wrong("weights of floats and 2 dimensions", f"{array.dtype} of {array.shape}")
@@ -368,6 +377,8 @@ class Chain:
         line = rows.formula.line()
         if rows.limits is None or line is None or line[0].name not in ("", "clip"):
             return rows
+        if line[0] is self.input.atoms[0]:
+            raise Wrong("a dense layer whose outputs are rounded", "the input alone")
         formula = self.formulas.atom("clip", rows.formula, *rows.limits)
         return replace(rows, formula=formula, limits=None)
 
@@ -448,7 +459,7 @@ def after_product(rows: Rows, weight: Constant, transposed: bool) -> Rows:
     """`rows` in the shape that a product gives them."""
     m = weight.array.shape[0 if transposed else -1] if weight.array.ndim else 1
     shape = (m, *rows.shape[1:]) if rows.is_columns else (*rows.shape[:-1], m)
-    return replace(rows, shape=shape, limits=None)
+    return replace(rows, shape=shape, is_turned=False, limits=None)
 
 
 def columns_of(rows: Rows) -> Rows:
@@ -461,12 +472,13 @@ def columns_of(rows: Rows) -> Rows:
 
 def flipped(rows: Rows) -> Rows:
     """Of a matrix; where its rows are not known yet, they are what becomes the last axis."""
-    is_columns = rows.start is not None and not rows.is_columns
     if rows.start == 0 and not rows.is_columns:
         raise Wrong("a matrix whose rows are along one axis", text_of(rows.shape))
+    is_columns = rows.start is not None and not rows.is_columns
     return replace(
-        rows, shape=rows.shape[::-1], start=0 if is_columns else 1, is_columns=is_columns
-    )
+        rows, shape=rows.shape[::-1], start=0 if is_columns else 1, is_columns=is_columns,
+        is_turned=not rows.is_turned,
+    )  # fmt: skip
 
 
 def finite(array: Array) -> Array:

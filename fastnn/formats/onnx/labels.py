@@ -83,7 +83,7 @@ def second_of(pair: Pair, index: Array) -> Rows:
 
 @_operator("ai.onnx.ml.ZipMap")
 def _zipmap(chain: Chain, node: Node, x: Value) -> Value:
-    scores = x if isinstance(x, Pair) else chain.last_axis(rows_of(x))
+    scores = x if isinstance(x, Pair) else chain.start_at(rows := rows_of(x), len(rows.shape) - 1)
     return Scores(scores, _named_classes(node, "classlabels_int64s"))
 
 

@@ -324,7 +324,11 @@ _FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data
 def _check_tensor(tensor: Any, what: str) -> None:
     """The shape and the elements fit each other; those of a known type to the byte."""
     if tensor.data_location or tensor.external_data:
-        raise Wrong(f"{what} within this file", "external data")
+        raise Wrong(
+            f"{what} within this file (torch.onnx.export(..., external_data=False) writes it so, "
+            "onnx.save(onnx.load(old), new) moves it there)",
+            "external data",
+        )
     if tensor.HasField("segment"):
         raise Wrong(f"{what} in one piece", "a segment of it")
     if len(tensor.dims) > _MAX_RANK or not all(0 <= n <= 2**31 for n in tensor.dims):

@@ -260,6 +260,8 @@ def _concat(chain: Chain, node: Node, *inputs: Value) -> Value:
     # The two columns of a decision between two classes: 1 - p and p, or -z and z.
     if len(inputs) == 2:
         rows = [chain.last_axis(rows_of(value)) for value in inputs]
+        if any(one.is_columns for one in rows):
+            raise Wrong("rows along the last axis", "columns")
         axis = axis_of(node.attributes["axis"], len(rows[0].shape))
         no, yes = (one.formula for one in rows)
         line = yes.line()
