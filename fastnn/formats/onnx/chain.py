@@ -378,6 +378,8 @@ class Chain:
         if rows.limits is None or line is None or line[0].name not in ("", "clip"):
             return rows
         if line[0] is self.input.atoms[0]:
+            if self.graph.input_type in INTEGERS:  # which were never rounded
+                return rows
             raise Wrong("a dense layer whose outputs are rounded", "the input alone")
         formula = self.formulas.atom("clip", rows.formula, *rows.limits)
         return replace(rows, formula=formula, limits=None)
