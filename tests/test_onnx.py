@@ -1100,6 +1100,10 @@ def to_new(model):
     model.opset_import[0].version = 10_000
 
 
+def to_new_ml(model):
+    model.opset_import.add(domain="ai.onnx.ml", version=1000)
+
+
 def two_versions(model):
     model.opset_import.add(domain="ai.onnx", version=9)
 
@@ -1202,6 +1206,7 @@ def no_opset(model):
 DAMAGED = {
     to_old: "an opset from 7 to",
     to_new: "found 10000",
+    to_new_ml: "found 1000 of 'ai.onnx.ml'",
     two_versions: "one version of each operator set",
     external: "external data",
     sparse: "sparse initializer",
@@ -1480,6 +1485,9 @@ def test_from_onnx_takes_a_model_bytes_or_a_path(tmp_path):
         assert network.metadata == {"author": "me"}
     with pytest.raises(TypeError, match="model is a int, wanted an onnx.ModelProto"):
         fastnn.from_onnx(3)
+    with pytest.raises(ValueError, match="isa") as caught:
+        fastnn.from_onnx(model, isa="6502")
+    assert not isinstance(caught.value, LoadError)
     with pytest.raises(FileNotFoundError):
         fastnn.from_onnx(tmp_path / "none.onnx")
     path.write_bytes(b"")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fastnn._core import check_isa
 from fastnn.errors import LoadError
 from fastnn.formats import native
 from fastnn.formats.model_file import ModelFile, Wrong, checked, json_object
@@ -64,7 +65,8 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
         return _own(network, ours, metadata)
     if ours is not None:  # a file of ours that another program made int8
         told = _about(network, ours, metadata)
-        return dataclasses.replace(told, layers=network.layers, **rest)
+        rest["layers"] = network.layers
+        return checked("the model", lambda: dataclasses.replace(told, **rest))
     rest |= {"classes": network.classes, "task": network.task}
     return checked("the model", lambda: ModelFile(network.layers, metadata=metadata, **rest))
 
@@ -136,6 +138,7 @@ def from_onnx(
     from fastnn import formats
     from fastnn.model import Model
 
+    check_isa(isa)  # first: what is refused below is the file's fault
     if isinstance(model, str | os.PathLike):
         name, file = os.fsdecode(model), formats.read(model, suffix=".onnx")
     else:
@@ -166,13 +169,11 @@ def _bytes_of(model: Any) -> bytes:
 
 # ---- writing -------------------------------------------------------------------------------------
 
-# The operators of the activations that are one node; attributes or inputs by their parameters.
+# The activations that are one operator, whose attributes are their parameters.
 _NODES = {
-    "sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "leaky_relu": "LeakyRelu",
-    "relu6": "Clip", "clip": "Clip", "elu": "Elu", "selu": "Selu", "gelu": "Gelu",
-    "gelu_tanh": "Gelu", "hardsigmoid": "HardSigmoid", "hardswish": "HardSwish",
-    "softplus": "Softplus", "softsign": "Softsign", "exp": "Exp", "softmax": "Softmax",
-    "log_softmax": "LogSoftmax",
+    "sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "leaky_relu": "LeakyRelu", "elu": "Elu",
+    "selu": "Selu", "hardsigmoid": "HardSigmoid", "hardswish": "HardSwish", "softplus": "Softplus",
+    "softsign": "Softsign", "exp": "Exp",
 }  # fmt: skip
 
 
@@ -246,5 +247,5 @@ def _write_layer(i: int, layer: Dense, at: str, nodes: list[Any], tensors: list[
     if name in ("gelu", "gelu_tanh"):
         return node("Gelu", [z], "a", approximate="tanh" if name == "gelu_tanh" else "none")
     if name in ("softmax", "log_softmax"):
-        values = {"axis": -1}
+        return node("Softmax" if name == "softmax" else "LogSoftmax", [z], "a", axis=-1)
     return node(_NODES[name], [z], "a", **values)

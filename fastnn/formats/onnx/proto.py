@@ -149,13 +149,14 @@ def _opsets(model: Any) -> dict[str, int]:
         if found.setdefault(domain, opset.version) != opset.version:
             versions = f"{found[domain]} and {opset.version}"
             raise Wrong("one version of each operator set", f"{versions} of {quoted(domain)}")
-    newest = onnx.defs.onnx_opset_version()
-    version = found.get("", newest)
-    if not MIN_OPSET <= version <= newest:
-        raise Wrong(
-            f"an opset from {MIN_OPSET} to {newest}, the newest that onnx {onnx.__version__} knows",
-            f"{version}",
-        )
+    newest = {"": onnx.defs.onnx_opset_version(), _ML: onnx.defs.onnx_ml_opset_version()}
+    for domain, last in newest.items():
+        first = 1 if domain else MIN_OPSET
+        if not first <= found.get(domain, last) <= last:
+            raise Wrong(
+                f"an opset from {first} to {last}, the newest that onnx {onnx.__version__} knows",
+                f"{found[domain]} of {quoted(domain)}",
+            )
     return found
 
 
