@@ -21,8 +21,9 @@ MODE := $(VENV)/mode-$(if $(filter-out 0,$(FASTNN_SANITIZE)),sanitize,$(if $(fil
 SANITIZED := build/sanitize/tree
 
 .DELETE_ON_ERROR:
-.PHONY: always help run build test test-sanitized test-neon test-wheel harness harness-sanitized \
-        instructions exhaustive fuzz bench shapes threads load-time overhead lint clean
+.PHONY: always help run build test test-sanitized test-neon test-wheel test-interop \
+        test-interop-full harness harness-sanitized instructions exhaustive fuzz bench shapes \
+        threads load-time overhead lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -43,6 +44,12 @@ test-sanitized: $(VENV)/with-test harness-sanitized  ## the suite and the C harn
 	    | tar -x -C $(SANITIZED)
 	@cd $(SANITIZED) && FASTNN_SANITIZE=1 ../../../$(PY) setup.py -q build_ext --inplace
 	cd $(SANITIZED) && sh tools/with_sanitizers.sh ../../../$(PY) -m pytest -p no:cacheprovider $(ARGS)
+
+test-interop: $(VENV)/with-interop  ## a sample of networks from other frameworks, and ONNX's own tests
+	$(PY) -m pytest interop $(ARGS)
+
+test-interop-full: $(VENV)/with-interop  ## all of them (half an hour)
+	$(PY) -m pytest interop --full $(ARGS)
 
 harness: $(VENV)/with-test  ## the C harness alone, native
 	$(PY) tools/harness.py native $(HARNESS_ARGS)

@@ -16,6 +16,7 @@ from fastnn.model import Model, load, models
 
 if TYPE_CHECKING:
     from fastnn.formats.keras import from_keras
+    from fastnn.formats.onnx import from_onnx
     from fastnn.formats.sklearn import from_sklearn
     from fastnn.formats.torch import from_torch
     from fastnn.selftest import self_test
@@ -28,6 +29,7 @@ __all__ = [
     "activations",
     "cpu_features",
     "from_keras",
+    "from_onnx",
     "from_sklearn",
     "from_torch",
     "kernels",
@@ -39,6 +41,7 @@ __all__ = [
 _LAZY_MODULES = {"formats", "idx", "images", "mnist", "quantize", "reference"}
 _LAZY_FUNCTIONS = {
     "from_keras": "formats.keras",
+    "from_onnx": "formats.onnx",
     "from_sklearn": "formats.sklearn",
     "from_torch": "formats.torch",
     "self_test": "selftest",

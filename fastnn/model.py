@@ -235,7 +235,8 @@ class Model(Network):
         return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to `path`; its suffix says how: .safetensors (native) or .npz.
+        """Write the model to `path`; its suffix says how: .safetensors (native), .npz or
+        .onnx (with the extra fastnn[onnx]).
 
         The file holds the float32 layers, the precision, and the calibration if there is one.
         Raises ValueError for another suffix, or what that format cannot hold; OSError if the file

@@ -16,7 +16,7 @@ import importlib
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 from fastnn.errors import LoadError
 from fastnn.formats.model_file import ModelFile, Wrong
 
-__all__ = ["MAX_BYTES", "SUFFIXES", "ModelFile", "read", "write"]
+__all__ = ["MAX_BYTES", "SUFFIXES", "ModelFile", "parse", "read", "write"]
 
 MAX_BYTES = 2**30
 """Default bound on the bytes of a file, and of what it unpacks to."""
@@ -32,12 +32,13 @@ MAX_BYTES = 2**30
 _MODULES = {
     ".safetensors": "native",
     ".npz": "npz",
+    ".onnx": "onnx",
     ".keras": "keras_zip",
     ".h5": "keras_h5",
     ".hdf5": "keras_h5",
 }
 
-SUFFIXES = (".safetensors", ".npz")
+SUFFIXES = (".safetensors", ".npz", ".onnx")
 """The suffixes of the formats that hold all of a model, for `write`; the native one first."""
 
 _PICKLES = "a pickle, which runs what it says when it is read"
@@ -67,10 +68,11 @@ def read(
     path: str | os.PathLike[str],
     *,
     max_bytes: int = MAX_BYTES,
+    suffix: str | None = None,
     activations: Sequence[str] | None = None,
     layout: str | None = None,
 ) -> ModelFile:
-    """The model in a file, checked entry by entry.
+    """The model in a file, checked entry by entry; `suffix` takes the place of the file's own.
 
     `activations` and `layout` are for files that hold arrays and no architecture: one activation a
     layer, such as "relu" or "leaky_relu(alpha=0.1)"; "inputs_outputs" or "outputs_inputs", the
@@ -84,12 +86,13 @@ def read(
     name = Path(os.fsdecode(path))
     if "\0" in str(name):
         raise LoadError(f"{str(name)!r}: no path: it has a null character")
-    if name.suffix in _NEVER:
-        why, line = _NEVER[name.suffix]
-        raise LoadError(f"{name}: {name.suffix} is {why}; convert it: {line.format(str(name))}")
-    if name.suffix not in _MODULES:
+    suffix = name.suffix if suffix is None else suffix
+    if suffix in _NEVER:
+        why, line = _NEVER[suffix]
+        raise LoadError(f"{name}: {suffix} is {why}; convert it: {line.format(str(name))}")
+    if suffix not in _MODULES:
         raise LoadError(f"{name}: the format is not known by its suffix, {_wanted(_MODULES)}")
-    module = _module(name.suffix)
+    module = _module(suffix)
     options: dict[str, Any] = {"activations": activations, "layout": layout}
     for option, value in options.items():
         if value is not None and option not in getattr(module, "OPTIONS", ()):
@@ -99,8 +102,21 @@ def read(
 
         options = named.checked_options("read", activations, layout)
     given = {option: value for option, value in options.items() if value is not None}
+    return _told(
+        str(name), module, lambda: module.parse(_read(name, max_bytes, module), max_bytes, **given)
+    )
+
+
+def parse(name: str, data: bytes, *, suffix: str, max_bytes: int = MAX_BYTES) -> ModelFile:
+    """The model in the bytes of a file of the format of `suffix`; `name` is for messages."""
+    module = _module(suffix)
+    return _told(name, module, lambda: module.parse(data, max_bytes))
+
+
+def _told(name: str, module: ModuleType, parsed: Callable[[], ModelFile]) -> ModelFile:
+    """What `parsed` gives; what is wrong is a LoadError that names file and format."""
     try:
-        return module.parse(_read(name, max_bytes, module), max_bytes, **given)
+        return parsed()
     except Wrong as wrong:
         expected, found = wrong.args
         raise LoadError(f"{name}: {module.FORMAT}: expected {expected}, found {found}") from None

@@ -2,7 +2,7 @@
 
     tensors    layers.0.weight F32 (inputs, outputs), layers.0.bias F32 (outputs,), layers.1. ...
                scale, mean, std F64 (inputs,), each only where it differs between inputs
-    metadata   "fastnn": the architecture (`_describe`); every other key: free text for people
+    metadata   "fastnn": the architecture (`describe`); every other key: free text for people
 
 A file without that key is somebody else's, PyTorch's as a rule: its tensors go to `named`, and
 whoever loads it says the activations.
@@ -44,7 +44,7 @@ KEY = "fastnn"
 MAX_HEADER_BYTES = 1 << 20
 
 _KINDS = ("dense",)
-_UNITS = ("scale", "mean", "std")
+UNITS = ("scale", "mean", "std")
 MAX_TENSORS = 4096  # of any program's file; ours have two a layer
 _MAX_DIMENSIONS = 8
 _SIZES = {  # bytes, by the dtypes of safetensors
@@ -67,12 +67,12 @@ def pieces(model_file: ModelFile) -> list[bytes | memoryview]:
     if KEY in model_file.metadata:
         raise ValueError(f"write: metadata has the key {KEY!r}, which is the format's own")
     arrays: _Arrays = {
-        name: value for name in _UNITS if not isinstance(value := getattr(model_file, name), float)
+        name: value for name in UNITS if not isinstance(value := getattr(model_file, name), float)
     }
     for i, layer in enumerate(model_file.layers):
         arrays[f"layers.{i}.weight"] = layer.weight
         arrays[f"layers.{i}.bias"] = layer.bias
-    metadata = {KEY: json.dumps(_describe(model_file)), **model_file.metadata}
+    metadata = {KEY: json.dumps(describe(model_file)), **model_file.metadata}
     # Not safetensors.serialize: it writes the metadata in another order each time.
     header: dict[str, Any] = {"__metadata__": metadata}
     start = 0
@@ -97,8 +97,8 @@ def _little_endian(array: npt.NDArray[Any]) -> memoryview:
     return array.astype(array.dtype.newbyteorder("<"), copy=False).data
 
 
-def _describe(model_file: ModelFile) -> dict[str, Any]:
-    """The architecture: what `_build` reads. Units that are one number per input are tensors."""
+def describe(model_file: ModelFile) -> dict[str, Any]:
+    """The architecture: what `build` reads. Units that are one number per input are tensors."""
     layers: list[dict[str, Any]] = [
         {"kind": "dense", "activation": layer.activation, "parameters": dict(layer.parameters)}
         for layer in model_file.layers
@@ -118,9 +118,7 @@ def _describe(model_file: ModelFile) -> dict[str, Any]:
                 found = f"{len(labels)} labels of {width} characters"
                 raise ValueError(f"write: classes are {found}, wanted {_MAX_LABELS} in all at most")
             classes["width"] = width
-    units = {
-        name: value for name in _UNITS if isinstance(value := getattr(model_file, name), float)
-    }
+    units = {name: value for name in UNITS if isinstance(value := getattr(model_file, name), float)}
     about = {
         "version": VERSION, "layers": layers, "task": model_file.task, "classes": classes, **units
     }  # fmt: skip
@@ -146,7 +144,7 @@ def parse(
         if activations is not None or layout is not None:
             raise Wrong("no activations= and layout=", f"an architecture in the metadata {KEY!r}")
         about = json_object(metadata.pop(KEY), f"the metadata {KEY!r}")
-        return _build(about, {tensor.name: _array(tensor) for tensor in tensors}, metadata)
+        return build(about, {tensor.name: _array(tensor) for tensor in tensors}, metadata)
     if activations is None:
         raise Wrong(
             f"the metadata key {KEY!r} of a fastnn model, or for a file of another program the "
@@ -161,7 +159,6 @@ def parse(
     if layout is None and all(name.endswith("weight") for name, w in arrays.items() if w.ndim == 2):
         layout = "outputs_inputs"
     return checked("the model", lambda: ModelFile(named.layers(arrays, activations, layout)))
-
 
 
 def precheck(file: BinaryIO, max_bytes: int) -> None:
@@ -281,7 +278,7 @@ def _span(name: str, entry: Any, first: int) -> _Span:
     return _Span(dtype, shape, first + begin, first + end)
 
 
-def _build(about: dict[str, Any], arrays: _Arrays, metadata: dict[str, str]) -> ModelFile:
+def build(about: dict[str, Any], arrays: _Arrays, metadata: dict[str, str]) -> ModelFile:
     """The model that the architecture describes, from exactly the tensors that it names."""
     if type(about.get("version")) is not int or about["version"] != VERSION:
         raise Wrong(
@@ -292,23 +289,23 @@ def _build(about: dict[str, Any], arrays: _Arrays, metadata: dict[str, str]) -> 
         about,
         "the architecture",
         ("version", "layers", "task", "classes"),
-        (*_UNITS, "precision", "calibration"),
+        (*UNITS, "precision", "calibration"),
     )
     entries = about["layers"]
     if not isinstance(entries, list):
         raise Wrong("a list of layers", quoted(entries))
     names = {f"layers.{i}.{part}" for i in range(len(entries)) for part in ("weight", "bias")}
-    names |= {name for name in _UNITS if name not in about}
+    names |= {name for name in UNITS if name not in about}
     if names != arrays.keys():
         odd = sorted(names ^ arrays.keys())[0]
         found = "it is missing" if odd in names else f"{quoted(odd)} as well"
         raise Wrong(f"tensor {odd}" if odd in names else "only the tensors of the layers", found)
     for name, array in arrays.items():
-        wanted = "F64" if name in _UNITS else "F32"
+        wanted = "F64" if name in UNITS else "F32"
         if array.dtype != _DTYPES[wanted]:
             raise Wrong(f"tensor {name} of {wanted}", f"F{8 * array.itemsize}")
     layers = [_layer(i, entry, arrays) for i, entry in enumerate(entries)]
-    units = {name: _number(about[name], name) if name in about else arrays[name] for name in _UNITS}
+    units = {name: number(about[name], name) if name in about else arrays[name] for name in UNITS}
     rest: dict[str, Any] = {
         "classes": _classes(about["classes"]),
         "task": about["task"],
@@ -326,7 +323,7 @@ def _layer(i: int, entry: Any, arrays: _Arrays) -> Dense:
     parameters = entry["parameters"]
     if not isinstance(parameters, dict):
         raise Wrong(f"{what} with its parameters by name", quoted(parameters))
-    values = {n: _number(value, f"{what}: {quoted(n)}") for n, value in parameters.items()}
+    values = {n: number(value, f"{what}: {quoted(n)}") for n, value in parameters.items()}
     weight, bias = arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]
     return checked(what, lambda: Dense(weight, bias, entry["activation"], **values))
 
@@ -339,7 +336,7 @@ def _calibration(entry: Any) -> Calibration:
     for i, pair in enumerate(entry["ranges"]):
         if not isinstance(pair, list) or len(pair) != 2:
             raise Wrong(f"range {i} of the calibration as [lo, hi]", quoted(pair))
-        lo, hi = (_number(value, f"range {i} of the calibration") for value in pair)
+        lo, hi = (number(value, f"range {i} of the calibration") for value in pair)
         ranges.append((lo, hi))
     taps = entry.get("taps", [])
     return checked("the calibration", lambda: Calibration(entry["input"], tuple(ranges), taps))
@@ -375,7 +372,7 @@ def _keys(entry: Any, what: str, wanted: tuple[str, ...], optional: tuple[str, .
         raise Wrong(f"{what} with the keys {', '.join((*wanted, *optional))}", quoted([*entry]))
 
 
-def _number(value: Any, what: str) -> float:
+def number(value: Any, what: str) -> float:
     if type(value) not in (int, float):
         raise Wrong(f"{what} to be a number", quoted(value))
     return checked(what, lambda: float(value))

@@ -29,6 +29,7 @@ __all__ = ["MAX_DIAGONAL", "Steps"]
 MAX_DIAGONAL = 1024
 
 _Float64 = npt.NDArray[np.float64]
+_Range = tuple[float, float]
 
 
 class Steps:
@@ -38,14 +39,20 @@ class Steps:
     Each method raises `ValueError` where the step does not fit what came before: sizes that differ,
     or an activation that needs a diagonal that is too large. Whether numbers are finite in float32
     and an activation is known is `Dense`'s question, when `layers` builds them.
+
+    `merge=False`: each linear step begins a layer of its own.
     """
 
-    def __init__(self, n_inputs: int | None = None) -> None:
+    def __init__(self, n_inputs: int | None = None, *, merge: bool = True) -> None:
         self._n = n_inputs  # values a row has here
+        self._merge = merge
         self._n_diagonal = 0  # weights of diagonal layers so far
         self._done: list[tuple[_Float64, _Float64, str, dict[str, float]]] = []
         self._linear: tuple[_Float64, _Float64] | None = None  # no activation yet
         self._affine: tuple[_Float64, _Float64] | None = None  # no product yet
+        self._quantized: _Range | None = None  # what the next product takes
+        self._range: _Range | None = None  # what the open product takes
+        self._ranges: list[_Range | None] = []
 
     @property
     def width(self) -> int | None:
@@ -71,12 +78,33 @@ class Steps:
             self._affine = None
         if self._linear is not None:
             v, a = self._linear
-            if v.shape[0] * w.shape[1] <= v.size + w.size:
+            is_less = v.shape[0] * w.shape[1] <= v.size + w.size
+            if self._merge and self._quantized is None and is_less:
                 w, b = v @ w, a @ w + b
             else:
                 self._close("identity", {})
         self._linear = (w, b)
         self._n = w.shape[1]
+        if self._quantized is not None:
+            self._range, self._quantized = self._quantized, None
+
+    def quantized(self, lo: float, hi: float) -> None:
+        """The next linear step takes values between `lo` and `hi`, rounded to 256 levels.
+
+        A scale and an offset before it become part of its layer, so the layer's range is what they
+        make [lo, hi] of; ValueError where they differ from value to value.
+        """
+        if self._affine is not None:
+            scale, shift = (np.unique(part) for part in self._affine)
+            if scale.size > 1 or shift.size > 1 or not scale[0]:
+                raise ValueError("values are rounded after a scale or an offset of their own each")
+            lo, hi = sorted(float((end - shift[0]) / scale[0]) for end in (lo, hi))
+        self._quantized = min(lo, 0.0), max(hi, 0.0)
+
+    @property
+    def ranges(self) -> tuple[tuple[float, float] | None, ...]:
+        """Of the layers that `layers` gives: what `quantized` said of their inputs, else None."""
+        return tuple(self._ranges)
 
     @np.errstate(over="ignore", invalid="ignore")
     def affine(self, scale: npt.ArrayLike = 1.0, shift: npt.ArrayLike = 0.0) -> None:
@@ -88,7 +116,8 @@ class Steps:
         s, t = _per_value(scale, n, "scale"), _per_value(shift, n, "offset")
         if self._linear is not None:
             w, b = self._linear
-            self._linear = (w * s, b * s + t)
+            is_shift = bool((s == 1).all())  # a bias, which needs no copy of the weights
+            self._linear = (w if is_shift else w * s, b * s + t)
         elif self._affine is not None:
             before = self._affine
             self._affine = (before[0] * s, before[1] * s + t)
@@ -129,9 +158,13 @@ class Steps:
             return
         self._need_linear(f"{name} without a dense layer before it")
         self._close(name, parameters)
+        self._quantized = None
 
     def layers(self) -> list[Dense]:
-        """The layers. Raises what `Dense` raises, and `ValueError` where no step was a layer."""
+        """The layers. Raises what `Dense` raises, and `ValueError` where no step was a layer.
+
+        To be called once, after the last step.
+        """
         if self._affine is not None:
             self._need_linear("a scale or an offset after the last dense layer")
         if self._linear is not None:
@@ -171,7 +204,8 @@ class Steps:
         if len(self._done) == MAX_LAYERS:  # now, not when thousands have been built
             raise ValueError(f"more than {MAX_LAYERS} layers")
         self._done.append((*self._linear, name, parameters))
-        self._linear = None
+        self._ranges.append(self._range)
+        self._linear = self._range = None
 
 
 def _per_value(values: npt.ArrayLike, n: int, what: str) -> _Float64:
