@@ -406,6 +406,21 @@ def _packed(parts: _Parts, pixel: Dense | None, isa: str | None) -> _Packed:
         raise ValueError(f"Model: {error}") from None
 
 
+def layers_for(model: Model, dtype: str) -> tuple[Dense | QuantizedDense, ...]:
+    """The layers that rows of `dtype`, "uint8" or "float32", go through.
+
+    For uint8 the first one has scale, mean and std folded in; those of an int8 model are integers
+    where they are computed so. A certified or bfloat16 model has float32 ones.
+    """
+    parts = model._parts
+    if parts.precision != "int8":  # whose layers alone are others
+        parts = parts._replace(precision="float32")
+    layers, pixel, *_ = _packed(
+        parts, _fold(parts.layers[0], parts.scale, parts.mean, parts.std), None
+    )
+    return layers if dtype == "float32" or pixel is None else (pixel, *layers[1:])
+
+
 def _validated(
     layers: Iterable[Dense],
     classes: npt.ArrayLike | None,

@@ -14,7 +14,7 @@ import importlib
 import os
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -62,7 +62,7 @@ def write(path: str | os.PathLike[str], model_file: ModelFile) -> None:
     name = Path(os.fsdecode(path))
     if name.suffix not in _MODULES:
         raise ValueError(f"write: path is {str(name)!r}, {_WANTED}")
-    _write(name, _module(name.suffix).pieces(model_file))
+    write_bytes(name, _module(name.suffix).pieces(model_file))
 
 
 def _module(suffix: str) -> ModuleType:
@@ -93,7 +93,7 @@ def _read(path: Path, max_bytes: int) -> bytes:
     return bytes(data)
 
 
-def _write(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
+def write_bytes(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """Write `pieces` as the file `path`: complete and on disk, or not at all."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
