@@ -15,6 +15,8 @@ from fastnn.layers import Dense
 from fastnn.model import Model, load, models
 
 if TYPE_CHECKING:
+    from fastnn.ccode import export_c
+    from fastnn.embedding import get_include
     from fastnn.selftest import self_test
 
 __all__ = [
@@ -24,20 +26,23 @@ __all__ = [
     "__version__",
     "activations",
     "cpu_features",
+    "export_c",
+    "get_include",
     "kernels",
     "load",
     "models",
     "self_test",
 ]
 
-_LAZY_MODULES = {"formats", "idx", "images", "mnist", "quantize", "reference"}
+_LAZY_MODULES = {"formats", "idx", "images", "mnist", "quantize", "reference", "verify"}
+_LAZY_FUNCTIONS = {"export_c": "ccode", "get_include": "embedding", "self_test": "selftest"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"fastnn.{name}")
-    if name == "self_test":
-        return importlib.import_module("fastnn.selftest").self_test
+    if name in _LAZY_FUNCTIONS:
+        return getattr(importlib.import_module(f"fastnn.{_LAZY_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'fastnn' has no attribute {name!r}")
 
 

@@ -1,9 +1,10 @@
 """`export_c`: a model as one file of C99 that needs nothing but <math.h>.
 
 Invariant: no arithmetic is written down here. What the file computes with are the functions of
-csrc/portable.h, csrc/activations.h (over csrc/vec_scalar.h) and csrc/softmax.h, those that the model
-needs, copied under names of its own; so the file has the bits of the engine, and its test main checks
-that. Nothing of a model but numbers and its classes gets into the file, and those are escaped.
+csrc/portable.h, csrc/activations.h (over csrc/vec_scalar.h) and csrc/softmax.h, those that the
+model needs, copied under names of its own; so the file has the bits of the engine, which its test
+main checks. Nothing of a model but numbers and its classes gets into the file, and those are
+escaped.
 
 Start at `pieces`. docs/export.md is for those who compile the result.
 """
@@ -17,7 +18,7 @@ import re
 import string
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from fastnn._core import activations
 from fastnn._version import __version__
 from fastnn.embedding import get_include
 from fastnn.layers import Dense
-from fastnn.model import Model, layers_for
+from fastnn.model import Model, layers_for, reads_pixels
 from fastnn.quantize import QuantizedDense, is_direct, requantization
 
 __all__ = ["INPUTS", "export_c", "name_for", "pieces"]
@@ -58,8 +59,8 @@ def export_c(
     layer is there for each that is named, so one of them makes a smaller program.
 
     Raises TypeError if `model` is no Model; ValueError for a name that is no C identifier, other
-    `inputs`, a path that does not end in .c, and for bfloat16, whose bits depend on the CPU; OSError
-    if the file cannot be written, which appears complete or not at all.
+    `inputs`, a path that does not end in .c, and for bfloat16, whose bits depend on the CPU;
+    OSError if the file cannot be written, which appears complete or not at all.
     """
     file = Path(os.fsdecode(path))
     if file.suffix != ".c":
@@ -89,13 +90,7 @@ def pieces(model: Model, name: str, inputs: str | None = None) -> Iterator[str]:
             "export_c: the model's precision is bfloat16, whose bits depend on the CPU; "
             'give model.astype("float32") or, quantized, "int8"'
         )
-    return _Writer(model, inputs or _inputs_of(model)).file(name)
-
-
-def _inputs_of(model: Model) -> str:
-    is_of_pixels = model.calibration is not None and model.calibration.input == "uint8"
-    has_units = layers_for(model.astype("float32"), "uint8")[0] is not model.layers[0]
-    return "both" if is_of_pixels or has_units else "float32"
+    return _Writer(model, inputs or ("both" if reads_pixels(model) else "float32")).file(name)
 
 
 # ---- the functions that are copied --------------------------------------------------------------
@@ -114,8 +109,8 @@ class _Definition(NamedTuple):
 def _definitions() -> dict[str, _Definition]:
     """The functions and types of the headers, by name and in an order that C can read.
 
-    One begins with `static inline`, `typedef struct` or `ACTIVATION` in the first column and ends on that
-    line, or with the next `}` there.
+    One begins with `static inline`, `typedef struct` or `ACTIVATION` in the first column and ends
+    on that line, or with the next `}` there.
     """
     texts: dict[str, str] = {}
     for header in _HEADERS:
@@ -229,9 +224,9 @@ class _Writer:
 
     def _prototypes(self, way: _Way) -> str:
         n = self.model.n_inputs
-        what = "raw bytes" if way.suffix else "floats"
+        what = f"x[{n}], {'raw bytes' if way.suffix else 'floats'}"
         lines = [
-            f"/* y[{self.model.n_outputs}] = the network's outputs for x[{n}], {what}; y is not x. */",
+            f"/* y[{self.model.n_outputs}], not x, = the network's outputs for {what}. */",
             f"void NAME_forward{way.suffix}(const {way.type} *x, float *y);",
         ]
         if self.model.task == "classify":
@@ -257,7 +252,9 @@ class _Writer:
         result = "; 1 if a NaN was lost on the way, else 0" if can_lose else ""
         blocks = [
             f"/* z of the last layer{result}. */",
-            _function(f"static {'int' if can_lose else 'void'} NAME_z{suffix}({x}, float *z)", body),
+            _function(
+                f"static {'int' if can_lose else 'void'} NAME_z{suffix}({x}, float *z)", body
+            ),
             "",
         ]
         is_lost = f"NAME_z{suffix}(x, y)"
@@ -337,7 +334,7 @@ class _Writer:
     def _elementwise(self, layer: _Layer, y: str) -> list[str]:
         if layer.activation == "identity":
             return []
-        values = [_literal(np.float32(value)) for value in layer.parameters.values()]
+        values = [_literal(float(np.float32(value))) for value in layer.parameters.values()]
         a, b = [*values, "0", "0"][:2]
         function = self._call(f"v_act_{layer.activation}")
         loop = f"for (int32_t j = 0; j < {layer.n_outputs}; j++)"
@@ -455,10 +452,10 @@ _HEAD = """\
  * No memory is allocated or kept between calls, so any number of threads may call at once:
  * $sizes. Of the C library it calls $library.
  *
- * The results are those of fastnn to the last bit where float is IEEE 754's and is computed as such:
- * not with -ffast-math, and not on an x87. With -DFASTNN_TEST_MAIN this is a program that checks it.
- * Compile with optimisation and for the CPU that will run it (-O3 -mfma, -march=...): without an
- * instruction for it each fmaf is a call.
+ * The results are those of fastnn to the last bit where float is IEEE 754's and computed as such:
+ * not with -ffast-math, and not on an x87. With -DFASTNN_TEST_MAIN this is a program that checks
+ * it. Compile with optimisation and for the CPU that will run it (-O3 -mfma, -march=...): without
+ * an instruction for it each fmaf is a call.
  *
  * SPDX-License-Identifier: MIT
  * The functions of the engine are copyright (c) the fastnn authors; the numbers are the model's.

@@ -421,6 +421,14 @@ def layers_for(model: Model, dtype: str) -> tuple[Dense | QuantizedDense, ...]:
     return layers if dtype == "float32" or pixel is None else (pixel, *layers[1:])
 
 
+def reads_pixels(model: Model) -> bool:
+    """Whether uint8 rows are pixels: the model has a scale, mean or std, or was calibrated so."""
+    if model.calibration is not None and model.calibration.input == "uint8":
+        return True
+    parts = model._parts
+    return _fold(parts.layers[0], parts.scale, parts.mean, parts.std) is not None
+
+
 def _validated(
     layers: Iterable[Dense],
     classes: npt.ArrayLike | None,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import fastnn
-from fastnn.cli import bench, data, evaluate, output, predict, quantize, show
+from fastnn.cli import bench, convert, data, evaluate, output, predict, quantize, show, verify
 
 _HELP = """Fast inference for networks of dense layers.
 
@@ -33,6 +33,9 @@ for command in (
     predict.predict,
     evaluate.evaluate,
     quantize.quantize,
+    convert.convert,
+    convert.export_c,
+    verify.verify,
     bench.bench,
     bench.compare,
 ):
