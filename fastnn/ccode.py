@@ -36,7 +36,6 @@ __all__ = ["INPUTS", "export_c", "name_for", "pieces"]
 INPUTS = ("float32", "uint8", "both")
 
 _HEADERS = ("vec_scalar.h", "activations.h", "softmax.h", "portable.h")
-_TEST_ROWS = 3  # of each dtype
 _ROW = 8  # numbers a line
 _NAME = "NAME"  # in what is below, in place of a model's own; no other word holds it
 
@@ -219,7 +218,7 @@ class _Writer:
         for way, x in zip(self.ways, _test_rows(self.model, self.ways), strict=True):
             yield from self._expected(name, way, x)
             checks.append(self._check(way))
-        words = {"n_rows": str(_TEST_ROWS), "checks": "\n".join(checks)}
+        words = {"n_rows": str(_n_test_rows(self.model)), "checks": "\n".join(checks)}
         yield string.Template(_MAIN).substitute(words).replace(_NAME, name)
 
     def _prototypes(self, way: _Way) -> str:
@@ -375,9 +374,9 @@ class _Writer:
         ]
         if self.model.task == "classify":
             lines += [
-                f"label = NAME_predict{s}({x});",
-                f"if (label != NAME_test_label{s}[row]) {{",
-                f'    printf("NAME_predict{s}: row %d is %d, fastnn has %d\\n", row, label, '
+                f"const int label{s} = NAME_predict{s}({x});",
+                f"if (label{s} != NAME_test_label{s}[row]) {{",
+                f'    printf("NAME_predict{s}: row %d is %d, fastnn has %d\\n", row, label{s}, '
                 f"(int)NAME_test_label{s}[row]);",
                 "    n_wrong++;",
                 "}",
@@ -385,11 +384,17 @@ class _Writer:
         return "\n".join(f"        {line}" for line in lines)
 
 
+def _n_test_rows(model: Model) -> int:
+    """Of each dtype: many are cheap in a small network."""
+    return max(3, min(16, 4096 // model.n_inputs))
+
+
 def _test_rows(model: Model, ways: list[_Way]) -> Iterator[npt.NDArray[Any]]:
-    """Rows of each way's dtype: zeros, dense ones, and some with half zeros."""
+    """Rows of each way's dtype, from all zeros to none."""
     rng = np.random.Generator(np.random.PCG64(0))
-    shape = (_TEST_ROWS, model.n_inputs)
-    keep = rng.random(shape) < np.linspace(0, 1, _TEST_ROWS)[:, None]
+    n_rows = _n_test_rows(model)
+    shape = (n_rows, model.n_inputs)
+    keep = rng.random(shape) < np.linspace(0, 1, n_rows)[:, None]
     for way in ways:
         if way.suffix:
             yield np.where(keep, rng.integers(0, 256, shape), 0).astype(np.uint8)
@@ -416,8 +421,10 @@ def _classes(model: Model) -> tuple[str, str] | None:
         kind, values = "char *const", [_string(label) for label in labels.tolist()]
     elif labels.dtype == np.uint64:
         kind, values = "uint64_t", [f"{label}u" for label in labels.tolist()]
-    else:  # the least has no literal of its own
-        kind, values = "int64_t", [f"{label + 1} - 1" for label in labels.astype(object)]
+    else:
+        least = "-9223372036854775807 - 1"  # which has no literal of its own
+        words = [least if label == -(2**63) else str(label) for label in labels.astype(np.int64)]
+        kind, values = "int64_t", words
     return f"const {kind} NAME_classes[{len(labels)}]", "{" + ", ".join(values) + "}"
 
 
@@ -531,7 +538,7 @@ static int NAME_differ(const char *what, int row, const float *y, const float *e
 
 int main(void)
 {
-    int n_wrong = 0, label = 0;
+    int n_wrong = 0;
     float y[NAME_n_outputs];
     for (int row = 0; row < $n_rows; row++) {
 $checks

@@ -149,6 +149,7 @@ def _errors(model: Model, rows: npt.NDArray[Any], adding: _Adding) -> tuple[_Flo
         z = a @ weight + bias
         a, d = _activation(layer, z, e)
         size = np.abs(a)
+        d = np.where(size + d < _MAX, d, np.inf)
     return z, e
 
 
@@ -165,8 +166,8 @@ def _float_error(
     error = adding.through(d, weight) + adding.gamma(n) * sums
     if precision == "bfloat16":  # whose instructions take a subnormal for 0
         loss = 2 * _BFLOAT16 + _BFLOAT16**2
-        return error + adding.through(adding.factor * loss * has, weight) + n * 2.0**-126
-    return error + n * _TINY
+        error += adding.through(adding.factor * loss * has, weight) + n * 2.0**-126
+    return np.where(sums < _MAX, error + n * _TINY, np.inf)  # what overflows may be anything
 
 
 def _int8_error(
