@@ -183,14 +183,15 @@ def _int8_error(
     scale, offset = own.scale.astype(np.float64), own.offset.astype(np.float64)
     own_weight = own.weight_i8 * (scale / s)
     own_bias = offset + c * scale * own.weight_i8.sum(axis=0, dtype=np.int64)
-    r = np.zeros(a.shape)
+    r = outside = np.zeros(a.shape)
     if d is not None:
+        # x/s + c itself is off by 2^-14 of a step.
+        r = d + adding.factor * s / 2 * (1 + 2.0**-12)
         outside = np.maximum(np.maximum(-s * c - a, a - s * (255 - c)), 0)
-        step = adding.factor * s / 2 * (1 + 2.0**-12)  # x/s + c itself is off by 2^-14 of a step
-        r = d + step + outside
-    roundings = (np.abs(a) + r + s * c) @ np.abs(own_weight) + np.abs(offset)
+    roundings = (np.abs(a) + r + outside + s * c) @ np.abs(own_weight) + np.abs(offset)
     return (
         adding.through(r, own_weight)
+        + outside @ np.abs(own_weight)  # no rounding: all one way
         + adding.through(adding.factor * a, own_weight - weight)
         + np.abs(own_bias - bias)
         + 3 * _EPSILON * roundings
@@ -403,7 +404,7 @@ def _logits(framework: str, model: Model, rows: npt.NDArray[Any]) -> Iterator[np
     for i in range(0, len(rows), n):
         some = rows[i : i + n]
         full = np.concatenate([some, rows[: n - len(some)]])
-        yield np.array(answer(full)).reshape(n, -1)[: len(some)]
+        yield np.asarray(answer(full)).reshape(n, -1)[: len(some)].copy()
 
 
 # ---- rows ----------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ TOOLCHAINS = {
                        "-fno-sanitize-recover=undefined"],
     "g++": ["g++", "-std=gnu++17", "-O1", *NATIVE, "-xc++"],
     "clang, C99": ["clang", "-std=c99", "-O1"],
-    "clang, GNU C, this CPU": ["clang", "-std=gnu11", "-O3", *NATIVE],
+    "clang, GNU C, this CPU": ["clang", "-std=gnu11", "-O2", *NATIVE],
     "clang++": ["clang++", "-std=c++17", "-O1", "-xc++"],
     "aarch64 under qemu": ["aarch64-linux-gnu-gcc", "-std=gnu11", "-O2", "-static"],
 }  # fmt: skip
@@ -197,7 +197,7 @@ def test_the_test_main_finds_a_wrong_bit(models, tmp_path):
     fastnn.export_c(models["gelu6"][0], tmp_path / "a.c")
     text = (tmp_path / "a.c").read_text()
     for pattern, message in (
-        (r"(a_b2\[6\] = \{\n)(?=-?0x)", "a_forward: row 0, output 0 is 0x"),
+        (r"(a_b2\[6\] = \{\n)(?=-?0x)", "a_forward: row 0, output 0 is -?0x"),
         (r"(a_test_label_u8\[16\] = \{\n)(?=\d)", "a_predict_u8: row 0 is "),
     ):
         changed, n = re.subn(pattern, r"\g<1>1+", text)
@@ -207,7 +207,7 @@ def test_the_test_main_finds_a_wrong_bit(models, tmp_path):
         run = compile_c(flags, tmp_path / "b.c", tmp_path / "b", "-DFASTNN_TEST_MAIN")
         done = subprocess.run(run, capture_output=True, text=True)
         assert done.returncode == 1
-        assert done.stdout.startswith(message)
+        assert re.match(message, done.stdout)
         assert "the bits" not in done.stdout
 
 
