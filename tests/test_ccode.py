@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -285,6 +286,25 @@ int main()
     zeros = np.zeros((1, 23), np.float32)
     assert float.fromhex(value) == models["line"][0].predict(zeros)[0]
     assert int(label) == models["softmax6"][0].predict(zeros)[0]
+
+
+def test_the_example_of_the_page(tmp_path):
+    page = (Path(__file__).resolve().parent.parent / "docs" / "export.md").read_text()
+    (code,) = re.findall(r"```c\n(.*?)```", page, re.S)
+    model = fastnn.load("mnist-small")
+    fastnn.export_c(model, tmp_path / "mlp.c")
+    (tmp_path / "main.c").write_text(
+        f"{code}\n#include <stdio.h>\nint main(void)\n{{\n    uint8_t x[784];\n    "
+        'while (fread(x, 1, 784, stdin) == 784) printf("%d\\n", digit_of(x));\n    return 0;\n}\n'
+    )
+    files = [tmp_path / "main.c", tmp_path / "mlp.c"]
+    run = compile_c(TOOLCHAINS["gcc, GNU C, this CPU"], files, tmp_path / "main")
+    digits = mnist.sample()[0]
+    done = subprocess.run(run, input=digits.tobytes(), capture_output=True, check=True)
+    likely = model.predict_proba(digits).max(axis=1) > np.float32(0.9)
+    want = np.where(likely, model.predict(digits), -1)
+    assert [int(line) for line in done.stdout.split()] == want.tolist()
+    assert 10 < (want == -1).sum() < 200
 
 
 CLASSES = [

@@ -123,6 +123,12 @@ def test_the_example_s_flags_are_those_of_the_build():
         assert flag in recipe["COMMON"]
 
 
+def test_what_the_page_shows_is_in_the_example():
+    page = (ROOT / "docs" / "embedding.md").read_text()
+    (shown,) = re.findall(r"```cython\n(.*?)```", page, re.S)
+    assert shown in (EXAMPLES / "embed_cython" / "rollout.pyx").read_text()
+
+
 # --- Cython ---------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ def test_every_command_exists():
     pytest.importorskip("cyclopts", reason="NOT TESTED: needs the extra fastnn[cli]")
     from fastnn.cli.main import app
 
-    commands = re.findall(r"^fastnn ([a-z]+)", README, re.M)
-    assert len(commands) == 10
+    commands = re.findall(r"^fastnn ([a-z-]+)", README, re.M)
+    assert len(commands) == 13
     for name in commands:
         assert app[name]

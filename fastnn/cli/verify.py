@@ -135,7 +135,7 @@ def _table(found: list[Comparison]) -> str:
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.3g} %"
+    return f"{100 * value:.3g} %" if value <= 1 else f"{value:.3g} x"
 
 
 def _verdict(found: list[Comparison], differences: list[str]) -> list[str]:
@@ -145,7 +145,7 @@ def _verdict(found: list[Comparison], differences: list[str]) -> list[str]:
         if known == 0:
             lines.append(f"differs, or may: all of {one.rows} overflow float32")
         elif not one.agrees:
-            wrong = f", {one.n_wrong:,} labels" if one.n_wrong else ""
+            wrong = f"; {one.n_wrong:,} labels that rounding cannot flip" if one.n_wrong else ""
             lines.append(f"differs on {one.rows}: by {one.of_bound:.3g} times the bound{wrong}")
     if lines:
         return lines
