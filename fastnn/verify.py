@@ -34,7 +34,7 @@ one GELU for the other; but a network that is right may exceed it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -61,7 +61,8 @@ _EPSILON = 2.0**-24
 _TINY = 2.0**-149
 _BFLOAT16 = 2.0**-8
 _ACTIVATION = 16 * _EPSILON
-_N_RANDOM = 1000
+_MOST_ROWS, _LEAST_ROWS = 1000, 50
+_MOST_WORK = 2 * 10**9  # parameters times rows
 _MAX = float(np.finfo(np.float32).max)
 
 
@@ -117,40 +118,37 @@ class _Usual:
 
 
 _Adding = type[_Most] | type[_Usual]
+_ADDINGS: tuple[_Adding, _Adding] = (_Most, _Usual)
 
 
 def _bound(model: Model, rows: npt.NDArray[Any]) -> Bound:
-    z, most = _errors(model, rows, _Most)
-    return Bound(z, most, np.minimum(most, _errors(model, rows, _Usual)[1]))
-
-
-def _errors(model: Model, rows: npt.NDArray[Any], adding: _Adding) -> tuple[_Float64, _Float64]:
-    """z of the last layer and its error."""
     is_pixels = rows.dtype == np.uint8
     engine = layers_for(model, "uint8" if is_pixels else "float32")
     factor, shift = np.divide(model.scale, model.std), np.divide(model.mean, model.std)
     a = rows.astype(np.float64)
-    size, d = np.abs(a), np.zeros(a.shape)
+    size, own_error = np.abs(a), np.zeros(a.shape)
     has_bytes = is_pixels and isinstance(engine[0], QuantizedDense)  # which are exact inputs
     if is_pixels and not has_bytes:
         size = np.abs(a * factor) + np.abs(shift)
-        a, d = a * factor - shift, 3 * _EPSILON * size
+        a, own_error = a * factor - shift, 3 * _EPSILON * size
+    d: list[_Float64] = [own_error, own_error]  # of each way of adding
     for i, (layer, own) in enumerate(zip(model.layers, engine, strict=True)):
         weight, bias = layer.weight.astype(np.float64), layer.bias.astype(np.float64)
         if i == 0 and has_bytes:
             wide = (len(weight),)
             bias = bias - np.broadcast_to(shift, wide) @ weight
             weight = np.broadcast_to(factor, wide)[:, None] * weight
-        if isinstance(own, QuantizedDense):
-            is_exact = i == 0 and has_bytes
-            e = _int8_error(own, weight, bias, a, None if is_exact else d, adding)
-        else:
-            e = _float_error(model.precision, weight, bias, size, d, adding)
         z = a @ weight + bias
+        e = [
+            _int8_error(own, weight, bias, a, None if i == 0 and has_bytes else part, adding)
+            if isinstance(own, QuantizedDense)
+            else _float_error(model.precision, weight, bias, size, part, adding)
+            for part, adding in zip(d, _ADDINGS, strict=True)
+        ]
         a, d = _activation(layer, z, e)
         size = np.abs(a)
-        d = np.where(size + d < _MAX, d, np.inf)
-    return z, e
+        d = [np.where(size + part < _MAX, part, np.inf) for part in d]
+    return Bound(z, e[0], np.minimum(*e))
 
 
 def _float_error(
@@ -198,19 +196,22 @@ def _int8_error(
     )
 
 
-def _activation(layer: Dense, z: _Float64, e: _Float64) -> tuple[_Float64, _Float64]:
-    """f(z), and how far it may be from f as computed of what is off by e."""
+def _activation(
+    layer: Dense, z: _Float64, errors: Sequence[_Float64]
+) -> tuple[_Float64, list[_Float64]]:
+    """f(z), and for each e how far it may be from f as computed of what is off by e."""
     name = layer.activation
     parameters = {key: float(np.float32(value)) for key, value in layer.parameters.items()}
     a = reference.ACTIVATIONS[name](z, **parameters)
-    if name == "step":
-        return a, np.where(np.abs(z) <= e, 1.0, 0.0)
-    if name == "exp":
-        return a, a * np.expm1(e) + _ACTIVATION * (1 + a)
+    rounding = _ACTIVATION * (1 + np.abs(a))
     if activations()[name]["last_layer_only"]:
-        return a, np.full(a.shape, np.inf)  # nobody asks
+        return a, [np.full(a.shape, np.inf)] * len(errors)  # nobody asks
+    if name == "step":
+        return a, [np.where(np.abs(z) <= e, 1.0, 0.0) for e in errors]
+    if name == "exp":
+        return a, [a * np.expm1(e) + rounding for e in errors]
     slope = certify.ACTIVATIONS[name](parameters)
-    return a, slope.constant * e + (0.0 if slope.is_exact else _ACTIVATION * (1 + np.abs(a)))
+    return a, [slope.constant * e + (0.0 if slope.is_exact else rounding) for e in errors]
 
 
 # ---- two networks on the same rows ---------------------------------------------------------------
@@ -270,7 +271,7 @@ def compare(model: Model, other: Model | str, rows: npt.NDArray[Any], what: str)
     exact = bound(model, rows)
     one = _answers(model, rows, exact)
     if isinstance(other, str):
-        two = answers_of(other, model, rows)
+        two = answers_of(other, model, rows, None if _is_reduced(model) else exact)
     else:
         for name in ("n_inputs", "n_outputs"):
             if getattr(model, name) != getattr(other, name):
@@ -327,7 +328,7 @@ def _keys(model: Model, z: npt.NDArray[Any]) -> npt.NDArray[Any]:
     last = model.layers[-1]
     if model.n_outputs == 1 or activations()[last.activation]["label_by_z"]:
         return z
-    return _activation(last, z, np.zeros(z.shape))[0]
+    return _activation(last, z, [])[0]
 
 
 def _is_clear(model: Model, z: _Float64, error: _Float64) -> npt.NDArray[np.bool_]:
@@ -336,7 +337,7 @@ def _is_clear(model: Model, z: _Float64, error: _Float64) -> npt.NDArray[np.bool
         return np.abs(z[:, 0]) > error[:, 0]
     keys = _keys(model, z)
     if keys is not z:
-        keys, error = _activation(model.layers[-1], z, error)
+        keys, (error,) = _activation(model.layers[-1], z, [error])
     best = keys.argmax(axis=1)[:, None]
     low = np.take_along_axis(keys - error, best, axis=1)
     high = keys + error
@@ -363,17 +364,24 @@ def _labels(model: Model) -> npt.NDArray[Any]:
 # ---- the same weights elsewhere ------------------------------------------------------------------
 
 
-def answers_of(framework: str, model: Model, rows: npt.NDArray[Any]) -> Answers:
+def _is_reduced(model: Model) -> bool:
+    return model.precision not in ("float32", "certified")
+
+
+def answers_of(
+    framework: str, model: Model, rows: npt.NDArray[Any], limits: Bound | None = None
+) -> Answers:
     """What a framework says of `rows`, given the float32 weights of `model`.
 
-    Raises ValueError for a framework that is not one of FRAMEWORKS, or lacks an activation;
-    ImportError if it is not installed.
+    `limits`: the bound of these, if it is known. Raises ValueError for a framework that is not one
+    of FRAMEWORKS, or lacks an activation; ImportError if it is not installed.
     """
     if framework not in FRAMEWORKS:
         raise ValueError(
             f"verify: {framework!r} is no framework, wanted one of {', '.join(FRAMEWORKS)}"
         )
-    limits = bound(model.astype("float32"), rows)
+    if limits is None:
+        limits = bound(model.astype("float32"), rows)
     z: npt.NDArray[Any] = limits.z
     if framework == "numpy":
         limits = Bound(z, np.zeros(z.shape), np.zeros(z.shape))
@@ -412,9 +420,10 @@ def _logits(framework: str, model: Model, rows: npt.NDArray[Any]) -> Iterator[np
 
 def rows_for(model: Model) -> list[tuple[str, npt.NDArray[Any]]]:
     """Rows to compare on, by what they are: random ones, the same everywhere, and where the model
-    takes 784 inputs the bundled digits."""
+    takes 784 inputs the bundled digits; 1,000 of each, fewer for a large model."""
     rng = np.random.Generator(np.random.PCG64(0))
-    shape = (_N_RANDOM, model.n_inputs)
+    n_rows = min(_MOST_ROWS, max(_LEAST_ROWS, _MOST_WORK // model.n_parameters))
+    shape = (n_rows, model.n_inputs)
     found: list[tuple[str, npt.NDArray[Any]]] = [
         ("random float32", rng.standard_normal(shape, np.float32) * (rng.random(shape) < 0.7))
     ]
@@ -424,5 +433,5 @@ def rows_for(model: Model) -> list[tuple[str, npt.NDArray[Any]]]:
     if model.n_inputs == 784:
         from fastnn import mnist
 
-        found.append(("MNIST sample", mnist.sample()[0].reshape(-1, 784)))
+        found.append(("MNIST sample", mnist.sample()[0][:n_rows].reshape(-1, 784)))
     return found
