@@ -144,7 +144,7 @@ def rollout(tmp_path_factory):
     )
     done = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
-        cwd=folder, env=environment(), capture_output=True, text=True, check=False,
+        cwd=folder, env=environment(folder), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "warning: " not in done.stderr, done.stderr
@@ -155,16 +155,18 @@ def rollout(tmp_path_factory):
     sys.path.remove(str(folder))
 
 
-def environment():
-    """fastnn on the path that Cython looks for .pxd files on; an editable install is not there."""
-    return {**os.environ, "PYTHONPATH": str(Path(fastnn.__file__).parent.parent)}
+def environment(folder):
+    """The example's folder, and fastnn, on the path that Cython looks for .pxd files on, where an
+    editable install is not."""
+    path = os.pathsep.join([str(folder), str(Path(fastnn.__file__).parent.parent)])
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def test_the_cython_example_runs(rollout):
     done = subprocess.run(
         [sys.executable, "demo.py"],
         cwd=rollout[0],
-        env=environment(),
+        env=environment(rollout[0]),
         capture_output=True,
         text=True,
     )
