@@ -205,6 +205,7 @@ class _Writer:
             "n_outputs": str(self.model.n_outputs),
             "declarations": "\n".join(declared),
             "engine": engine,
+            "double": " || DBL_MANT_DIG != 53" if "double " in engine else "",
         }
         yield string.Template(_HEAD).substitute(words).replace(_NAME, name)
         if classes:  # strings may hold any word
@@ -459,10 +460,9 @@ _HEAD = """\
  * No memory is allocated or kept between calls, so any number of threads may call at once:
  * $sizes. Of the C library it calls $library.
  *
- * The results are those of fastnn to the last bit where float is IEEE 754's and computed as such:
- * not with -ffast-math, and not on an x87. With -DFASTNN_TEST_MAIN this is a program that checks
- * it. Compile with optimisation and for the CPU that will run it (-O3 -mfma, -march=...): without
- * an instruction for it each fmaf is a call.
+ * The results are those of fastnn to the last bit; with -DFASTNN_TEST_MAIN this is a program that
+ * checks it. Compile with optimisation and for the CPU that will run it (-O3 -mfma, -march=...):
+ * without an instruction for it each fmaf is a call.
  *
  * SPDX-License-Identifier: MIT
  * The functions of the engine are copyright (c) the fastnn authors; the numbers are the model's.
@@ -487,11 +487,18 @@ $declarations
 
 #ifndef FASTNN_DECLARE_ONLY
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
 #ifdef __FAST_MATH__
 #error "without -ffast-math: it changes the order of sums, and what NaN is"
+#endif
+#if FLT_MANT_DIG != 24$double
+#error "float has to be IEEE 754's of 32 bits, and double, where softmax needs it, that of 64"
+#endif
+#if FLT_EVAL_METHOD == 1 || FLT_EVAL_METHOD == 2
+#error "float has to be computed as float; for gcc on x86: -msse2 -mfpmath=sse"
 #endif
 /* A product and a sum become one where the source says fmaf, and nowhere else. */
 #if defined(__clang__)

@@ -228,12 +228,33 @@ def test_fusing_elsewhere_would_be_found(models, tmp_path):
     assert subprocess.run(run, capture_output=True).returncode == 1
 
 
-def test_fast_math_is_refused(models, tmp_path):
-    fastnn.export_c(models["line"][0], tmp_path / "a.c")
-    command = ["gcc", "-ffast-math", "-c", tmp_path / "a.c", "-o", tmp_path / "a.o"]
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["-ffast-math"], "without -ffast-math"),
+        (["-mfpmath=387"], "float has to be computed as float"),
+        (["-D__FLT_MANT_DIG__=8"], "float has to be IEEE 754's of 32 bits"),
+        (["-D__DBL_MANT_DIG__=24"], "and double, where softmax needs it"),
+    ],
+)
+def test_arithmetic_that_gives_other_bits_is_refused(models, tmp_path, flags, message):
+    if flags == ["-mfpmath=387"] and platform.machine() != "x86_64":
+        pytest.skip("NOT TESTED: this CPU lacks an x87")
+    fastnn.export_c(models["softmax6"][0], tmp_path / "a.c")
+    command = ["gcc", "-std=c99", *flags, "-c", tmp_path / "a.c", "-o", tmp_path / "a.o"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "without -ffast-math" in done.stderr
+    assert message in done.stderr
+
+
+def test_double_matters_to_softmax_alone(models, tmp_path):
+    """It is 32 bits wide on some small CPUs."""
+    fastnn.export_c(models["tanh6"][0], tmp_path / "a.c")
+    command = ["gcc", "-D__DBL_MANT_DIG__=24", "-w", "-c", "a.c", "-o", "a.o"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert (
+        "double " not in (tmp_path / "a.c").read_text().split("/* ---- the test ---- */")[0][1000:]
+    )
 
 
 @pytest.mark.parametrize("name", ["digits_float32", "digits_int8", "softmax6", "identity1_int8"])
