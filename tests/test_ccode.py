@@ -252,9 +252,6 @@ def test_double_matters_to_softmax_alone(models, tmp_path):
     fastnn.export_c(models["tanh6"][0], tmp_path / "a.c")
     command = ["gcc", "-D__DBL_MANT_DIG__=24", "-w", "-c", "a.c", "-o", "a.o"]
     subprocess.run(command, cwd=tmp_path, check=True)
-    assert (
-        "double " not in (tmp_path / "a.c").read_text().split("/* ---- the test ---- */")[0][1000:]
-    )
 
 
 @pytest.mark.parametrize("name", ["digits_float32", "digits_int8", "softmax6", "identity1_int8"])
