@@ -21,6 +21,7 @@ import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 from setuptools.modified import newer_group
 
@@ -55,6 +56,10 @@ MODES = {
 }
 STRICTER = ["-Wextra"]  # for C that people wrote; Cython's output is not up to it
 
+# Installed as fastnn/include/: the public C API, and what fastnn/ccode.py writes C from.
+PUBLIC = ["fastnn.h", "certify.h"]
+PORTABLE = ["activations.h", "portable.h", "softmax.h", "vec_scalar.h"]
+
 HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
 SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
 
@@ -80,6 +85,25 @@ def build_base() -> str:
 def isa_of(source: str) -> str | None:
     stem = Path(source).stem
     return stem.removeprefix("kernels_") if stem.startswith("kernels_") else None
+
+
+class BuildPackage(build_py):
+    """Also copies the headers that are installed; a source tree has them in csrc/ alone."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for header, copy in self.headers().items():
+                self.mkpath(str(Path(copy).parent))
+                self.copy_file(header, copy)
+
+    def headers(self) -> dict[str, str]:
+        """{header: its copy}."""
+        folder = Path(self.build_lib, "fastnn", "include")
+        return {f"csrc/{name}": str(folder / name) for name in [*PUBLIC, *PORTABLE]}
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        return [*super().get_outputs(include_bytecode), *self.headers().values()]
 
 
 class BuildCore(build_ext):
@@ -171,7 +195,7 @@ def main() -> None:
         extra_link_args=["-pthread", *link_flags],
     )
     setup(
-        cmdclass={"build_ext": BuildCore},
+        cmdclass={"build_ext": BuildCore, "build_py": BuildPackage},
         ext_modules=cythonize(
             [core],
             build_dir=f"{build_base()}/cython",

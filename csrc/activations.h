@@ -123,8 +123,8 @@ static inline v_scaled v_sigmoid_split(vf v, vf t)
     vf s_tail = v_add(v_sub(small, v_sub(s, C(1.0f))), small_tail);
     vf head = v_select(negative, e.head, C(1.0f));
     vf tail = v_select(negative, e.tail, C(0.0f));
-    return (v_scaled){v_div_corrected(head, tail, s, s_tail),
-                      v_select(negative, e.n, C(0.0f))};
+    v_scaled result = {v_div_corrected(head, tail, s, s_tail), v_select(negative, e.n, C(0.0f))};
+    return result;
 }
 
 /* e^x - 1 for x <= 0: 2^n (1 + rest) - 1, the subtraction of 1 from 2^n being exact. */

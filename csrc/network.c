@@ -18,6 +18,7 @@
 #include <time.h>
 
 #include "kernel.h"
+#include "softmax.h"
 
 /* A layer's own copy of scale and bias for what its kernel is to give. */
 typedef struct { const float *scale, *bias; } epilogue;
@@ -403,53 +404,14 @@ const fnn_row *fnn_network_row(const fnn_network *net, int i) { return net->laye
 
 /* ---- epilogues of a whole row ---------------------------------------------------------------- */
 
-/* ln s for finite s >= 1, in double; not libm's, whose last bit depends on its version. With
- * s = m 2^e, 1/sqrt 2 <= m < sqrt 2: e ln 2 + 2 atanh((m - 1) / (m + 1)); 8 terms leave 1e-13. */
-static double log_of(double s)
-{
-    if (!(s < INFINITY)) return s;
-    uint64_t bits;
-    memcpy(&bits, &s, 8);
-    int e = (int)(bits >> 52) - 1023;
-    bits = (bits & 0xfffffffffffff) | (uint64_t)1023 << 52;
-    double m;
-    memcpy(&m, &bits, 8);
-    if (m > 0x1.6a09e667f3bcdp+0) {
-        m *= 0.5;
-        e++;
-    }
-    const double t = (m - 1) / (m + 1), square = t * t;
-    double sum = 0;
-    for (int i = 17; i >= 1; i -= 2) sum = sum * square + 1.0 / i;
-    return e * 0x1.62e42fefa39efp-1 + 2 * t * sum;
-}
-
-/* The sum of n floats in double: 16 partial sums and one tree, whatever the ISA. */
-static double sum_of(const float *x, int64_t n)
-{
-    double part[16] = {0};
-    for (int64_t i = 0; i < n; i++) part[i % 16] += x[i];
-    for (int width = 8; width >= 1; width /= 2)
-        for (int i = 0; i < width; i++) part[i] += part[i + width];
-    return part[0];
-}
-
-/* y = softmax(y), or its logarithm; `spare` is own memory of y's size. The difference to the
- * largest is rounded to float32, the rest is exact to half an ULP: (4 + |y - max|) 2^-23. */
+/* y = softmax(y), or its logarithm; `spare` is own memory of y's size. */
 static void softmax(const fnn_row *row, float *y, int64_t n, float *spare, int is_log)
 {
-    float largest = y[0];
-    for (int64_t i = 1; i < n; i++) largest = y[i] > largest ? y[i] : largest;
-    for (int64_t i = 0; i < n; i++) spare[i] = y[i] -= largest;
     const float none[2] = {0, 0};
+    softmax_begin(y, spare, n);
     row->activate[FNN_act_exp](none, spare, n);
-    const double sum = sum_of(spare, n);
-    if (is_log) {
-        const double log_sum = log_of(sum);
-        for (int64_t i = 0; i < n; i++) y[i] = (float)(y[i] - log_sum);
-    } else {
-        for (int64_t i = 0; i < n; i++) y[i] = (float)(spare[i] / sum);
-    }
+    if (is_log) log_softmax_end(y, spare, n);
+    else softmax_end(y, spare, n);
 }
 
 /* a before b: NaN first, else larger; equals stay in order of index. */

@@ -15,6 +15,8 @@ from fastnn.layers import Dense
 from fastnn.model import Model, load, models
 
 if TYPE_CHECKING:
+    from fastnn.ccode import export_c
+    from fastnn.embedding import get_include
     from fastnn.formats.keras import from_keras
     from fastnn.formats.onnx import from_onnx
     from fastnn.formats.sklearn import from_sklearn
@@ -28,22 +30,26 @@ __all__ = [
     "__version__",
     "activations",
     "cpu_features",
+    "export_c",
     "from_keras",
     "from_onnx",
     "from_sklearn",
     "from_torch",
+    "get_include",
     "kernels",
     "load",
     "models",
     "self_test",
 ]
 
-_LAZY_MODULES = {"formats", "idx", "images", "mnist", "quantize", "reference"}
+_LAZY_MODULES = {"formats", "idx", "images", "mnist", "quantize", "reference", "verify"}
 _LAZY_FUNCTIONS = {
+    "export_c": "ccode",
     "from_keras": "formats.keras",
     "from_onnx": "formats.onnx",
     "from_sklearn": "formats.sklearn",
     "from_torch": "formats.torch",
+    "get_include": "embedding",
     "self_test": "selftest",
 }
 

@@ -16,12 +16,70 @@ cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.math cimport isnan
+from libc.stdint cimport int8_t, int64_t, uint64_t
 from libc.string cimport memset
 
 cnp.import_array()
 
 cdef cnp.dtype FLOAT32 = np.dtype(np.float32)
 cdef cnp.dtype FLOAT64 = np.dtype(np.float64)
+
+cdef extern from "fastnn.h" nogil:
+    ctypedef struct fnn_activation:
+        const char *name
+        int n_parameters
+        const char *parameter_names[2]
+        float defaults[2]
+        int last_layer_only, label_by_z
+    const fnn_activation fnn_activations[]
+    const int fnn_n_activations
+
+    ctypedef struct fnn_isa:
+        const char *name
+        uint64_t needs
+        const char *kernel
+    const fnn_isa fnn_isas[]
+    const int fnn_n_isas
+    int fnn_isa_is_available(const fnn_isa *isa)
+    uint64_t fnn_cpu_features()
+    const char *fnn_cpu_feature_name(int i)
+
+    ctypedef struct fnn_dense:
+        int64_t n_inputs, n_outputs
+        const float *weight
+        int64_t stride_input, stride_output
+        const float *bias
+        int activation
+        float parameters[2]
+        const char *format
+        const int8_t *weight_i8
+        const float *scale
+        const float *offset
+        float input_scale, input_zero
+
+    fnn_status fnn_network_create(const fnn_dense *layers, int n_layers, const fnn_dense *pixel_layer,
+                                  const char *isa, fnn_network **network, int *where)
+    void fnn_network_free(fnn_network *network)
+    int fnn_network_n_layers(const fnn_network *network)
+    size_t fnn_network_bytes(const fnn_network *network)
+    fnn_status fnn_forward(const fnn_network *network, const fnn_call *call)
+    fnn_status fnn_forward_certified(const fnn_network *fast, const fnn_network *exact,
+                                     const fnn_certificate *certificate, const fnn_call *call)
+    int fnn_is_brief(const fnn_network *network, int64_t n_rows)
+    int fnn_may_split(const fnn_network *network, int64_t n_rows)
+
+    ctypedef struct fnn_row
+    int fnn_n_rows()
+    const fnn_row *fnn_row_at(int i)
+    const fnn_row *fnn_network_row(const fnn_network *network, int layer)
+    const char *fnn_row_isa(const fnn_row *row)
+    const char *fnn_row_format(const fnn_row *row)
+    uint64_t fnn_row_needs(const fnn_row *row)
+    int fnn_row_mr(const fnn_row *row)
+    int fnn_row_nr(const fnn_row *row)
+    fnn_status fnn_select(const char *isa, const char *format, const fnn_row **row)
+    void fnn_activate(const fnn_row *row, int activation, const float *parameters, float *x, int64_t n)
+    double fnn_burn(const fnn_row *row, int64_t n)
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept  # sets the exception, which stays pending: see raise_pending
@@ -657,22 +715,23 @@ cdef class Network:
             raise ValueError(f"{what}: threads is {threads}, want 1..1024")
         return threads
 
+    cdef fnn_status forward_call(self, const fnn_call *call) noexcept nogil:
+        if (self.certifier is not None and call.output == FNN_LABELS and call.dtype == FNN_U8
+                and call.trace_z == NULL):
+            return fnn_forward_certified(self.certifier.fast.network, self.network,
+                                         &self.certifier.certificate, call)
+        return fnn_forward(self.network, call)
+
     cdef int forward_rows(self, fnn_call *call) except -1:
         cdef fnn_status status
-        cdef bint is_certified = (self.certifier is not None and call.output == FNN_LABELS
-                                  and call.dtype == FNN_U8 and call.trace_z == NULL)
         call.poll = poll_signals
         # For a call of a few microseconds, giving the GIL away and asking for it back costs more
         # than it gives to others.
-        if is_certified:
-            with nogil:
-                status = fnn_forward_certified(self.certifier.fast.network, self.network,
-                                               &self.certifier.certificate, call)
-        elif fnn_is_brief(self.network, call.n_rows):
-            status = fnn_forward(self.network, call)
+        if self.certifier is None and fnn_is_brief(self.network, call.n_rows):
+            status = self.forward_call(call)
         else:
             with nogil:
-                status = fnn_forward(self.network, call)
+                status = self.forward_call(call)
         if status == FNN_INTERRUPTED:
             raise_pending()
         if status == FNN_NO_MEMORY:

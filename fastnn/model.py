@@ -417,6 +417,29 @@ def _packed(parts: _Parts, pixel: Dense | None, isa: str | None) -> _Packed:
         raise ValueError(f"Model: {error}") from None
 
 
+def layers_for(model: Model, dtype: str) -> tuple[Dense | QuantizedDense, ...]:
+    """The layers that rows of `dtype`, "uint8" or "float32", go through.
+
+    For uint8 the first one has scale, mean and std folded in; those of an int8 model are integers
+    where they are computed so. A certified or bfloat16 model has float32 ones.
+    """
+    parts = model._parts
+    if parts.precision != "int8":  # whose layers alone are others
+        parts = parts._replace(precision="float32")
+    layers, pixel, *_ = _packed(
+        parts, _fold(parts.layers[0], parts.scale, parts.mean, parts.std), None
+    )
+    return layers if dtype == "float32" or pixel is None else (pixel, *layers[1:])
+
+
+def reads_pixels(model: Model) -> bool:
+    """Whether uint8 rows are pixels: the model has a scale, mean or std, or was calibrated so."""
+    if model.calibration is not None and model.calibration.input == "uint8":
+        return True
+    parts = model._parts
+    return _fold(parts.layers[0], parts.scale, parts.mean, parts.std) is not None
+
+
 def _validated(
     layers: Iterable[Dense],
     classes: npt.ArrayLike | None,

@@ -26,8 +26,8 @@ from fastnn.cli import evaluate, npy, output, show
 PYTHON = sys.executable
 COMMAND = [PYTHON, "-m", "fastnn"]
 COMMANDS = (
-    "info", "models", "summary", "trace", "predict", "evaluate", "quantize", "bench", "compare",
-    "plot", "data fetch",
+    "info", "models", "summary", "trace", "predict", "evaluate", "quantize", "convert", "export-c",
+    "verify", "bench", "compare", "plot", "data fetch",
 )  # fmt: skip
 
 
@@ -121,6 +121,11 @@ def test_version(run):
         ["predict", "mnist-small"],
         ["evaluate", "mnist-small", "--threads", "0"],
         ["quantize", "mnist-small"],
+        ["convert", "mnist-small"],
+        ["convert", "mnist-small", "a.npz", "--layout", "sideways"],
+        ["export-c", "mnist-small"],
+        ["export-c", "mnist-small", "-o", "a.c", "--inputs", "int16"],
+        ["verify", "mnist-small"],
         ["quantize", "mnist-small", "-o", "x.npz", "--rows", "0"],
         ["summary", "mnist-small", "--precision", "int4"],
         ["data", "upload"],
@@ -146,6 +151,16 @@ def test_a_wrong_command_line_is_status_2(run, tokens):
         (["quantize", "mnist-small", "-o", "x.npz", "--calibration", "none.npy"], "none.npy"),
         (["quantize", "xor", "-o", "x.npz"], "the model takes 2; name rows of its own"),
         (["summary", "xor", "--precision", "int8"], "needs a calibration"),
+        (["convert", "xor", "a.tf"], "'a.tf', wanted a name that ends in "),
+        (["convert", "none.npz", "a.npz"], "none.npz"),
+        (["export-c", "xor", "-o", "a.cpp"], "wanted a name that ends in .c"),
+        (["export-c", "xor", "-o", "a.c", "--name", "3d"], "wanted a C identifier"),
+        (["export-c", "xor", "-o", "a.c", "--precision", "bfloat16"], "bits depend on the CPU"),
+        (["export-c", "xor", "-o", "no/a.c"], "no/"),
+        (["verify", "xor", "--against", "mnist-small"], "has 784 inputs, this one 2"),
+        (["verify", "xor", "--against", "tensorflow"], "one of numpy, onnxruntime, "),
+        (["verify", "xor", "--against", "none.npz"], "none.npz"),
+        (["verify", "xor", "--against", "numpy", "--rows", "none.npy"], "none.npy"),
     ],
 )
 def test_a_failure_is_one_line_and_status_1(run, tokens, message, tmp_path, monkeypatch):
@@ -730,6 +745,154 @@ def test_bench_draws(run, xor, tmp_path):
     tokens = ("--seconds", 0.02, "--batch", 4, "--no-layers", "--plot", picture)
     assert run("bench", xor, *tokens)[0] == 0
     assert "1: 2 x 1 step" in picture.read_text()
+
+
+# --- convert, export-c, verify --------------------------------------------------------------
+
+
+def test_convert(run, tmp_path):
+    out = tmp_path / "a.npz"
+    status, printed, err = run("convert", "mnist-small", out)
+    assert (status, err) == (0, "")
+    assert f"{out}: <fastnn.Model 784-128-10: relu, softmax" in printed
+    before, after = fastnn.load("mnist-small"), fastnn.load(out)
+    for one, two in zip(before.layers, after.layers, strict=True):
+        assert np.array_equal(one.weight, two.weight)
+    assert before.calibration == after.calibration
+    assert before.metadata == after.metadata
+    back = tmp_path / "b.safetensors"
+    facts = json.loads(run("convert", out, back, "--json")[1])
+    assert facts == {"model": str(out), "out": str(back), "file_bytes": back.stat().st_size}
+    bundled = Path(fastnn.__file__).parent / "models" / "mnist-small.safetensors"
+    assert back.read_bytes() == bundled.read_bytes()
+    status, printed, err = run("convert", "xor", tmp_path / "a.c")
+    assert (status, printed) == (2, "")
+    assert "C is written by `fastnn export-c xor -o" in err
+
+
+@pytest.mark.parametrize(
+    ("tokens", "wanted"),
+    [
+        ((), {}),
+        (("--activations", "relu, softmax"), {"activations": ["relu", "softmax"]}),
+        (
+            ("--activations", "clip(lo=-1,hi=1),leaky_relu(alpha=0.1)"),
+            {"activations": ["clip(lo=-1,hi=1)", "leaky_relu(alpha=0.1)"]},
+        ),
+        (("--layout", "outputs_inputs"), {"layout": "outputs_inputs"}),
+    ],
+)
+def test_convert_passes_on_what_a_format_may_need(run, monkeypatch, tmp_path, tokens, wanted):
+    seen = []
+    load = fastnn.load
+    monkeypatch.setattr(fastnn, "load", lambda name, **more: seen.append(more) or load(name))
+    assert run("convert", "xor", tmp_path / "a.npz", *tokens)[0] == 0
+    assert seen == [wanted]
+
+
+def test_export_c(run, tmp_path):
+    out = tmp_path / "my net.c"
+    status, printed, err = run("export-c", "xor", "-o", out)
+    assert (status, err) == (0, "")
+    assert "-DFASTNN_TEST_MAIN" in printed
+    assert "int my_net_predict(const float *x);" in out.read_text()
+    tokens = ("--name", "other", "--inputs", "uint8", "--json")
+    facts = json.loads(run("export-c", "mnist-small", "-o", out, *tokens)[1])
+    assert (facts["name"], facts["file_bytes"]) == ("other", out.stat().st_size)
+    text = out.read_text()
+    assert "other_predict_u8" in text
+    assert "other_predict(" not in text
+    assert ", float32." in text
+    run("export-c", "mnist-small", "-o", out, "--precision", "int8")
+    assert ", int8." in out.read_text()
+
+
+def test_verify_against_a_file(run, tmp_path):
+    run("convert", "mnist-small", tmp_path / "a.npz")
+    status, out, err = run("verify", "mnist-small", "--against", tmp_path / "a.npz")
+    assert (status, err) == (0, "")
+    assert out.count("  0 %  ") >= 3
+    assert out.endswith("agrees: no z is further off than rounding makes it\n")
+    facts = json.loads(run("verify", "mnist-small", "--against", "mnist-linear", "--json")[1])
+    assert facts["agrees"] is False
+    assert [one["rows"] for one in facts["rows"]] == [
+        "random float32", "random uint8", "MNIST sample",
+    ]  # fmt: skip
+    assert all(one["n_flips"] >= one["n_wrong"] > 10 for one in facts["rows"])
+    status, out, err = run("verify", "mnist-small", "--against", "mnist-linear")
+    assert (status, err) == (1, "")
+    assert "differs on MNIST sample: by " in out
+    assert "agrees" not in out
+
+
+def test_verify_against_another_kind_of_model(run, xor, tmp_path):
+    """The numbers are the same; what `forward` and `predict` give is not."""
+    layers = fastnn.load(xor).layers
+    last = Dense(layers[1].weight, layers[1].bias)
+    Model([layers[0], last], task="regress").save(tmp_path / "a.npz")
+    status, out, err = run("verify", xor, "--against", tmp_path / "a.npz")
+    assert (status, err) == (1, "")
+    for what in ("task: classify and regress", "classes", "the last activation: step and identity"):
+        assert f"differs in {what}\n" in out
+
+
+def test_verify_against_float64(run, sigmoid_neuron):
+    status, out, err = run("verify", sigmoid_neuron, "--against", "numpy")
+    assert (status, err) == (0, "")
+    assert f"against  NumPy {np.__version__}, float64" in out
+    status, out, _ = run("verify", "mnist-small", "--precision", "int8", "--against", "numpy")
+    assert status == 0
+    assert "int8, calibrated on uint8 rows" in out
+
+
+def test_verify_what_is_unusual(run, tmp_path):
+    """One GELU for the other is within the bound: --strict says so by the status."""
+    small = fastnn.load("mnist-small")
+    for name in ("gelu", "gelu_tanh"):
+        hidden, last = small.layers
+        layers = [Dense(hidden.weight, hidden.bias, name), last]
+        units = {unit: getattr(small, unit) for unit in ("scale", "mean", "std")}
+        Model(layers, **units).save(tmp_path / f"{name}.npz")
+    tokens = ("verify", tmp_path / "gelu.npz", "--against", tmp_path / "gelu_tanh.npz")
+    status, out, _ = run(*tokens)
+    assert status == 0
+    assert "times what is usual, so look at activations and constants" in out
+    assert run(*tokens, "--strict")[0] == 1
+    assert json.loads(run(*tokens, "--json")[1])["is_usual"] is False
+
+
+def test_verify_rows_of_a_file(run, tmp_path, sigmoid_neuron):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "good.npy", rng.standard_normal((7, 2)))
+    facts = json.loads(
+        run(
+            "verify",
+            sigmoid_neuron,
+            "--against",
+            "numpy",
+            "--rows",
+            tmp_path / "good.npy",
+            "--json",
+        )[1]
+    )
+    assert [one["n_rows"] for one in facts["rows"]] == [1000, 7]
+    for array, message in (
+        (np.zeros((7, 3)), "has shape (7, 3), wanted rows of 2 values"),
+        (np.zeros(2), "has shape (2,), wanted rows of 2 values"),
+        (np.zeros((0, 2)), "has shape (0, 2), wanted rows of 2 values"),
+        (np.zeros((3, 2), np.int64), "has dtype int64, wanted uint8 or floats"),
+    ):
+        np.save(tmp_path / "bad.npy", array)
+        tokens = ("--against", "numpy", "--rows", tmp_path / "bad.npy")
+        status, out, err = run("verify", sigmoid_neuron, *tokens)
+        assert (status, out) == (1, "")
+        assert message in err
+    np.save(tmp_path / "nan.npy", np.full((3, 2), np.nan))
+    status, out, _ = run(
+        "verify", sigmoid_neuron, "--against", "numpy", "--rows", tmp_path / "nan.npy"
+    )
+    assert status == 1
+    assert "all of" in out
 
 
 def test_fetch(run, monkeypatch, tmp_path):

@@ -24,13 +24,12 @@ MAX_BYTES = 1_000_000
 MAX_IMPORT_S = 0.020
 PIP = ["-m", "pip", "--disable-pip-version-check"]
 IN_SDIST = ["setup.py", "csrc/kernel.h", "fastnn/_core.pyx", "tests/conftest.py", "LICENSE"]
-IN_WHEEL = ["fastnn/py.typed", "fastnn/_core.pyi", "fastnn/sample/LICENSE.md"]
-SOURCE_TESTS = [
-    "harness",
-    "house",
-    "packaging",
-    "broken_kernel",
-]  # of the tree: they need what builds it
+HEADERS = {"certify.h", "fastnn.h", "activations.h", "portable.h", "softmax.h", "vec_scalar.h"}
+IN_WHEEL = [
+    "fastnn/py.typed", "fastnn/_core.pyi", "fastnn/_core.pxd", "fastnn/sample/LICENSE.md",
+    *(f"fastnn/include/{name}" for name in HEADERS),
+]  # fmt: skip
+SOURCE_TESTS = ["harness", "house", "packaging", "broken_kernel"]  # they need what builds the tree
 NOT_IN_WHEEL = (".c", ".h", ".pyx", ".pxd", ".o", ".pyc")
 
 IMPORT_TIME = """
@@ -89,7 +88,7 @@ def check_contents(wheel: Path) -> None:
     )
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     check(top == {"fastnn"}, f"the wheel installs {sorted(top)}, not fastnn alone")
-    sources = [name for name in names if name.endswith(NOT_IN_WHEEL)]
+    sources = [name for name in names if name.endswith(NOT_IN_WHEEL) and name not in IN_WHEEL]
     check(not sources, f"the wheel carries sources: {sources}")
     models = [entry for entry in entries if entry.filename.startswith("fastnn/models/")]
     n_bytes = sum(entry.compress_size for entry in entries) - sum(e.compress_size for e in models)

@@ -11,7 +11,18 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import fastnn
-from fastnn.cli import bench, data, evaluate, output, plot, predict, quantize, show
+from fastnn.cli import (
+    bench,
+    convert,
+    data,
+    evaluate,
+    output,
+    plot,
+    predict,
+    quantize,
+    show,
+    verify,
+)
 
 _HELP = """Fast inference for networks of dense layers.
 
@@ -34,6 +45,9 @@ for command in (
     predict.predict,
     evaluate.evaluate,
     quantize.quantize,
+    convert.convert,
+    convert.export_c,
+    verify.verify,
     bench.bench,
     bench.compare,
 ):

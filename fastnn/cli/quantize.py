@@ -188,7 +188,7 @@ def _calibration_rows(
     model: fastnn.Model, named: str, n_rows: int | None
 ) -> tuple[np.ndarray, str]:
     if named != TRAIN:
-        rows = _read(Path(named))[:n_rows]
+        rows = read_rows(Path(named))[:n_rows]
         return rows, f"{len(rows):,} rows of {named}"
     if model.n_inputs != 784:
         raise ValueError(
@@ -205,7 +205,7 @@ def _evaluation_rows(
 ) -> tuple[np.ndarray, np.ndarray | None, str]:
     """Rows, their labels where they are known, and what they are."""
     if path is not None:
-        rows = _read(path)
+        rows = read_rows(path)
         return rows, None, f"{len(rows):,} rows of {path}, labels unknown"
     classes = model.classes_
     is_digits = (
@@ -223,7 +223,7 @@ def _evaluation_rows(
         return *mnist.sample(), SAMPLE
 
 
-def _read(path: Path) -> np.ndarray:
+def read_rows(path: Path) -> np.ndarray:
     """All rows of a .npy or IDX file; what it is, is read from its first bytes."""
     with open(path, "rb") as file:
         start = file.read(len(npy.MAGIC))

@@ -131,7 +131,7 @@ def write(path: str | os.PathLike[str], model_file: ModelFile) -> None:
     name = Path(os.fsdecode(path))
     if name.suffix not in SUFFIXES:
         raise ValueError(f"write: path is {str(name)!r}, {_wanted(SUFFIXES)}")
-    _write(name, _module(name.suffix).pieces(model_file))
+    write_bytes(name, _module(name.suffix).pieces(model_file))
 
 
 def _wanted(suffixes: Iterable[str]) -> str:
@@ -170,7 +170,7 @@ def _read(path: Path, max_bytes: int, module: ModuleType) -> bytes:
     return data
 
 
-def _write(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
+def write_bytes(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """Write `pieces` as the file `path`: complete and on disk, or not at all."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
