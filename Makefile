@@ -22,7 +22,7 @@ SANITIZED := build/sanitize/tree
 
 .DELETE_ON_ERROR:
 .PHONY: always help run build test test-sanitized test-neon test-wheel test-interop \
-        test-interop-full harness harness-sanitized instructions exhaustive fuzz bench shapes \
+        test-interop-full harness harness-sanitized instructions exhaustive attacks fuzz bench shapes \
         threads load-time overhead lint clean
 
 help:  ## list the targets
@@ -68,6 +68,9 @@ test-neon: $(VENV)/with-test  ## the C harness for aarch64 under qemu; its hashe
 
 test-wheel: $(VENV)/with-test  ## sdist -> wheel -> clean environment outside the tree -> tests
 	$(PY) tools/check_wheel.py $(ARGS)
+
+attacks: $(VENV)/with-test  ## the hostile files, with a flip in every byte of HDF5 too (an hour)
+	FASTNN_HDF5_STEP=1 $(PY) -m pytest tests/test_attacks.py $(ARGS)
 
 fuzz: $(VENV)/with-fuzz  ## each reader for a minute; ARGS=-runs=1000000 for longer
 	@for suffix in $$($(PY) -c 'from fuzz.mutate import MUTATORS; print(*MUTATORS)'); do \

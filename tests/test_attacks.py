@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from attacks.kinds import make
+from attacks.kinds import make, write_anew
 from attacks.table import FORMATS, MISSING, READERS
 from oracle import IS_SANITIZED
 
@@ -62,7 +62,7 @@ class Worker:
 
     def judge_bytes(self, data, what):
         path = self.folder / f"a{self.suffix}"
-        path.write_bytes(data)
+        write_anew(path, data)
         return self.judge(path, what)
 
     def refuses(self, found, path, what):

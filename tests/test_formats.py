@@ -14,6 +14,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from attacks.kinds import write_anew
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -269,7 +270,7 @@ def test_a_written_file_has_the_usual_permissions(tmp_path):
 
 def refused(path, data, match=None, **options):
     """`read` of `data` raises LoadError that names the file and its format; returns the text."""
-    path.write_bytes(data)
+    write_anew(path, data)
     with pytest.raises(LoadError, match=match) as caught:
         formats.read(path, **options)
     message = str(caught.value)
@@ -282,7 +283,7 @@ def refused(path, data, match=None, **options):
 
 def read_or_refused(path, data):
     """What `read` makes of `data`, None if it is refused; nothing but LoadError gets out."""
-    path.write_bytes(data)
+    write_anew(path, data)
     try:
         return formats.read(path)
     except LoadError as error:

@@ -10,6 +10,12 @@ from typing import TypeAlias
 Attack: TypeAlias = bytes | Callable[[Path], None]
 
 
+def write_anew(path: Path, data: bytes) -> None:
+    """`data` as a new file: one that is cut to nothing first, ext4 puts on the disk at once."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+
+
 def make(attack: Attack, path: Path) -> None:
     """The attack, at `path`, where nothing is."""
     if isinstance(attack, bytes):
