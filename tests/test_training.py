@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import fastnn
 from fastnn import mnist
 from fastnn.quantize import calibrate
-from training import data, export, textbook
+from training import again, data, export, textbook
 from training.recipes import RECIPES, Recipe
 
 
@@ -274,3 +275,41 @@ def test_the_seed_is_chosen_by_validation(torch, tmp_path):
         torch.save({"validation": validation}, folder / "best.pt")
     (tmp_path / "x-notes").mkdir()
     assert export.validation_of_seeds("x", tmp_path) == {1: 0.5, 2: 0.75, 3: 0.75}
+
+
+def test_the_spread_of_seeds():
+    """By hand: 0.97, 0.98, 0.99 have mean 0.98 and deviation 0.01; t is 4.303 for two degrees."""
+    seeds = again.stated({"validation_by_seed": "1: 0.9700, 2: 0.9800, 3: 0.9900"})
+    assert seeds == {1: 0.97, 2: 0.98, 3: 0.99}
+    found = again.spread(seeds)
+    assert found.mean == pytest.approx(0.98)
+    assert found.deviation == pytest.approx(0.01)
+    assert found.high - found.mean == pytest.approx(4.303 * 0.01 * (4 / 3) ** 0.5)
+    assert found.mean - found.low == pytest.approx(found.high - found.mean)
+    assert again.told(found).startswith("mean 98.00%, standard deviation 1.00 points; one more")
+    assert again.stated({}) == {}
+    with pytest.raises(ValueError, match="two seeds or more"):
+        again.spread({1: 0.9})
+
+
+@pytest.mark.parametrize(("accuracy", "status"), [(0.985, 0), (0.7, 1)])
+def test_training_again(torch, tmp_path, monkeypatch, capsys, accuracy, status):
+    about = {"validation_by_seed": "1: 0.9700, 3: 0.9900"}
+    monkeypatch.setattr(fastnn, "load", lambda name: SimpleNamespace(metadata=about))
+    monkeypatch.setattr(fastnn, "models", lambda: ["mnist-tiny"])
+    monkeypatch.setattr(again.data, "load", lambda folder: None)
+    runs = []
+    monkeypatch.setattr("training.train.train", lambda *given: runs.append(given) or accuracy)
+    assert again.main(["mnist-tiny", "--out", str(tmp_path)]) == status
+    ((recipe, _, out),) = runs
+    assert (recipe.run, out) == ("mnist-tiny-4", tmp_path)
+    printed = capsys.readouterr().out
+    assert "seeds 1, 3: mean 98.00%" in printed
+    assert f"seed 4: {accuracy:.2%}, {'OUTSIDE' if status else 'within'}" in printed
+    (tmp_path / "mnist-tiny-4").mkdir()
+    with pytest.raises(SystemExit):
+        again.main(["mnist-tiny", "--out", str(tmp_path)])
+    assert "to begin from scratch" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        again.main(["mnist-small", "--out", str(tmp_path)])
+    assert "mnist-small does not ship" in capsys.readouterr().err

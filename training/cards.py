@@ -35,7 +35,7 @@ from fastnn.cli.evaluate import confusion_of, wilson
 from fastnn.cli.output import percent
 from fastnn.cli.show import ACCURACY
 from fastnn.model import activation_text
-from training import data
+from training import again, data
 from training.recipes import RECIPES
 
 TO = Path(__file__).resolve().parent.parent / "docs" / "models"
@@ -423,6 +423,8 @@ def _recipe_section(about: dict[str, str]) -> list[str]:
     told = {"recipe", "licence", "name", "parameters", *ACCURACY.values(), "test_looks"}
     rows: Rows = [("recipe", f"`{about['recipe']}`")] if "recipe" in about else []
     rows += [(key.replace("_", " "), value) for key, value in about.items() if key not in told]
+    if len(seeds := again.stated(about)) > 1:
+        rows.append(("over the seeds", again.told(again.spread(seeds))))
     lines = [_markdown(("what the file states", ""), rows, ())]
     if made == "training.recipes" and name in RECIPES:
         lines += [
