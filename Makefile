@@ -17,6 +17,10 @@ BUILT_FROM := setup.py pyproject.toml fastnn/_version.py \
 # Another mode is another build: the file of this name is new, and what depends on it is made again.
 MODE := $(VENV)/mode-$(if $(filter-out 0,$(FASTNN_SANITIZE)),sanitize,$(if $(filter-out 0,$(FASTNN_DEBUG)),debug,release))
 
+# Two processes, each a file of tests at a time. pytest-benchmark, which would warn of company, is
+# for benchmarks/.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder -p no:benchmark
+
 # A copy of the tree, built in place with sanitizers: tests there import what is there.
 SANITIZED := build/sanitize/tree
 
@@ -34,7 +38,7 @@ run: $(VENV)/with-cli  ## build, then evaluate the bundled network on real digit
 build: $(VENV)/with-cli  ## compile what changed
 
 test: $(VENV)/with-test  ## run the test suite
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(TWO) $(ARGS)
 
 test-sanitized: $(VENV)/with-test harness-sanitized  ## the suite and the C harness under ASan + UBSan
 	@echo "building with sanitizers in $(SANITIZED)"
@@ -43,7 +47,7 @@ test-sanitized: $(VENV)/with-test harness-sanitized  ## the suite and the C harn
 	@tar -c --exclude=./build --exclude='./.venv*' --exclude=./.git --exclude='*.so' . \
 	    | tar -x -C $(SANITIZED)
 	@cd $(SANITIZED) && FASTNN_SANITIZE=1 ../../../$(PY) setup.py -q build_ext --inplace
-	cd $(SANITIZED) && sh tools/with_sanitizers.sh ../../../$(PY) -m pytest -p no:cacheprovider $(ARGS)
+	cd $(SANITIZED) && sh tools/with_sanitizers.sh ../../../$(PY) -m pytest $(TWO) -p no:cacheprovider $(ARGS)
 
 test-interop: $(VENV)/with-interop  ## a sample of networks from other frameworks, and ONNX's own tests
 	$(PY) -m pytest interop $(ARGS)

@@ -26,6 +26,14 @@ EXCUSED = (
 )
 
 
+# Of two processes neither should be alone with these at the end.
+LONGEST = ("test_harness", "test_attacks", "test_packaging", "test_embedding", "test_ccode")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Iterator[None]:
     report = yield

@@ -708,7 +708,7 @@ def test_load_of_what_does_not_fit_together(tmp_path, monkeypatch):
         layers=(dense(3, 4), dense(5, 2)), classes=None, task=None, scale=1.0, mean=0.0, std=1.0,
         metadata={},
     )  # fmt: skip
-    monkeypatch.setattr(fastnn.formats, "read", lambda _: bad)
+    monkeypatch.setattr(fastnn.formats, "read", lambda *path, **options: bad)
     with pytest.raises(LoadError, match=r"bad\.npz: .*layers\[1\] takes 5 inputs"):
         fastnn.load(tmp_path / "bad.npz")
 
