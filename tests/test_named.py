@@ -412,7 +412,7 @@ def test_our_own_files_take_no_options(tmp_path):
         path = tmp_path / f"net{suffix}"
         fastnn.Model([fastnn.Dense([[1.0]], [0.0])]).save(path)
         for option in ({"activations": ["relu"]}, {"layout": "inputs_outputs"}):
-            with pytest.raises(ValueError, match=r"activations= and layout=|= is given, but ONNX files say it"):
+            with pytest.raises(ValueError, match="and layout=|, but ONNX files say it"):
                 fastnn.load(path, **option)
 
 
