@@ -53,15 +53,19 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(f"{suite}: {n} cases{rows}")
 
 
+def problems(ran, rows, left_out):
+    """What a run of all lacks: suites without a case, or that left out too many of their rows."""
+    found = [f"no case ran of: {suite}" for suite in SUITES if not ran[suite]]
+    return found + [
+        f"{suite}: {left_out[suite]} of {n} rows were left out, wanted under {MOST_LEFT_OUT:.0%}"
+        for suite, n in rows.items()
+        if left_out[suite] and left_out[suite] >= MOST_LEFT_OUT * n  # some compare no rows
+    ]
+
+
 def pytest_sessionfinish(session, exitstatus):
     if exitstatus != 0 or session.config.option.collectonly or session.config.option.keyword:
         return
-    problems = [f"no case ran of: {suite}" for suite in SUITES if not RAN[suite]]
-    problems += [
-        f"{suite}: {LEFT_OUT[suite]} of {n} rows were left out, wanted under {MOST_LEFT_OUT:.0%}"
-        for suite, n in ROWS.items()
-        if LEFT_OUT[suite] >= MOST_LEFT_OUT * n
-    ]
-    if problems:
-        print("\n" + "\n".join(problems))
+    if found := problems(RAN, ROWS, LEFT_OUT):
+        print("\n" + "\n".join(found))
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -6,6 +6,7 @@ are read from stdout, which holds nothing else.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from attacks import containers
 from PIL import Image
 
 import fastnn
-from fastnn import Dense, LoadError, Model, idx, mnist
+from fastnn import Dense, LoadError, Model, formats, idx, mnist
 from fastnn.__main__ import main
 from fastnn.bench import race, rivals
 from fastnn.cli import evaluate, npy, output, show
@@ -89,6 +90,16 @@ def test_help_names_every_command(run):
     assert (status, err) == (0, "")
     for command in COMMANDS:
         assert f" {command.split()[0]} " in out
+
+
+def test_help_names_every_format(run):
+    _, out, _ = run("--help")
+    for suffix in formats.READ:
+        assert re.search(rf"\{suffix}\b", out), suffix
+    for command in ("quantize", "convert"):
+        _, out, _ = run(command, "--help")
+        for suffix in formats.SUFFIXES:
+            assert re.search(rf"\{suffix}\b", out), (command, suffix)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -157,6 +157,7 @@ def test_what_is_folded():
     found |= {("s", "mean"): mean, ("s", "variance"): variance}
     found = Weights(found)
     x = rows(6)
+    exactly = x.astype(np.float64)  # or NumPy would round x / 255 - 1 to float32
     first = layer("InputLayer", "input", batch_shape=[None, 2, 3])
     flatten = layer("Flatten", data_format="channels_last")
     batch = layer("BatchNormalization", "n", axis=-1, epsilon=0.01, center=True, scale=True)
@@ -173,15 +174,15 @@ def test_what_is_folded():
     given_mean = {**standard["config"], "mean": 2.0, "variance": 4.0, "axis": None}
     rescaled = layer("Rescaling", scale=0.5, offset=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     dropped = [layer("Dropout", rate=0.5), layer("GaussianNoise"), layer("Identity")]
-    bare = (z(x) - norm["moving_mean"]) / np.sqrt(norm["moving_variance"] + 0.01)
+    bare = (z(exactly) - norm["moving_mean"]) / np.sqrt(norm["moving_variance"] + 0.01)
     for entries, exact in [
-        ([first, flatten, dense("d", 3), batch], normed(z(x))),
+        ([first, flatten, dense("d", 3), batch], normed(z(exactly))),
         ([dense("d", 3), plain], bare),
-        ([dense("d", 3), *dropped], z(x)),
-        ([layer("Rescaling", scale=1 / 255, offset=-1), dense("d", 3)], z(x / 255 - 1)),
-        ([first, flatten, rescaled, dense("d", 3)], z(x * 0.5 + np.arange(1, 7))),
-        ([standard, dense("d", 3)], z((x - mean) / np.sqrt(variance))),
-        ([layer("Normalization", **given_mean), dense("d", 3)], z((x - 2) / 2)),
+        ([dense("d", 3), *dropped], z(exactly)),
+        ([layer("Rescaling", scale=1 / 255, offset=-1), dense("d", 3)], z(exactly / 255 - 1)),
+        ([first, flatten, rescaled, dense("d", 3)], z(exactly * 0.5 + np.arange(1, 7))),
+        ([standard, dense("d", 3)], z((exactly - mean) / np.sqrt(variance))),
+        ([layer("Normalization", **given_mean), dense("d", 3)], z((exactly - 2) / 2)),
     ]:
         (one,) = layers_of(sequential(*entries), found)
         assert_agrees(fastnn.Model([one], task="regress"), x, exact)
@@ -220,6 +221,8 @@ REFUSED = {
     "bias of text": (sequential(dense("d", 3, use_bias="no")), "use_bias is 'no'"),
     "misfit": (sequential(D, dense("e", 3)), "takes 5 values, but a row has 3"),
     "softmax axis": (sequential(D, layer("Softmax", axis=0)), "axis is 0"),
+    "axis of size 1": (sequential(layer("InputLayer", batch_shape=[None, 1, 5]), D,
+                                  layer("Softmax", axis=1)), "axis 1 of values in more than one"),
     "threshold": (sequential(D, layer("ReLU", max_value=None, threshold=1.0)), "threshold"),
     "slope and top": (sequential(D, layer("ReLU", max_value=1, negative_slope=0.1)), "together"),
     "slope": (sequential(D, layer("LeakyReLU", negative_slope="0.1")), "negative_slope is '0.1'"),
@@ -529,6 +532,10 @@ def test_what_keras_can_and_fastnn_cannot(keras):
         def call(self, x):
             return x
 
+    def gelu(x):
+        return 2 * x
+
+    twice = layers.Dense(4, name="twice")
     registered = keras.saving.register_keras_serializable("my")(type("Dense", (layers.Dense,), {}))
     for model, text in [
         (keras.Model(x, layers.Add()([x, y])), "two that take|called|one tensor"),
@@ -536,6 +543,10 @@ def test_what_keras_can_and_fastnn_cannot(keras):
         (keras.Sequential([x, registered(3)]), "'my>Dense'"),
         (keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(1, 2)]), "Conv2D"),
         (keras.Sequential([x, layers.Dense(3, lambda x: x)]), "activation|custom"),
+        (keras.Sequential([x, twice, twice]), "once, found twice twice"),
+        (keras.Sequential([x, keras.Sequential([twice, twice])]), "once, found twice twice"),
+        (keras.Sequential([x, layers.Dense(3, gelu)]), "keras.activations.gelu, found gelu of"),
+        (keras.Sequential([x, layers.Activation(keras.ops.gelu), twice]), "gelu, found gelu of"),
         (keras.Model(x, [y, x]), "chain|one tensor|two that"),
         (keras.Sequential([layers.Dense(3)]), "build or call the model first"),
         (Own(), "model is a Own, wanted a Sequential or functional model"),

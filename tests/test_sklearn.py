@@ -177,6 +177,8 @@ def scaler(**changes):
         "mean_": RNG.normal(size=5),
         "scale_": RNG.uniform(0.5, 2, 5),
         "n_features_in_": 5,
+        "with_mean": True,
+        "with_std": True,
     }
     return estimator("StandardScaler", **{**attributes, **changes})
 
@@ -199,9 +201,9 @@ def test_pipelines():
     scaled = (x - one.mean_) / one.scale_
     for steps, before in [
         ((one, last), scaled),
-        ((scaler(mean_=None, scale_=one.scale_), last), x / one.scale_),
-        ((scaler(mean_=one.mean_, scale_=None), last), x - one.mean_),
-        ((scaler(mean_=None, scale_=None), last), x),
+        ((scaler(with_mean=False, scale_=one.scale_), last), x / one.scale_),  # has a mean_
+        ((scaler(mean_=one.mean_, with_std=False, scale_=None), last), x - one.mean_),
+        ((scaler(with_mean=False, mean_=None, with_std=False, scale_=None), last), x),
         ((ranges, last), x * ranges.scale_ + ranges.min_),
         ((one, "passthrough", None, ranges, last), scaled * ranges.scale_ + ranges.min_),
         ((pipeline(one), pipeline(last)), scaled),
@@ -413,7 +415,7 @@ def test_many_labels(sklearn):
     assert np.mean((model.predict(x) > 0.5) == one.predict(x64)) > 0.999
 
 
-@pytest.mark.parametrize("how", ["standard", "minmax", "pca", "white", "all", "none"])
+@pytest.mark.parametrize("how", ["standard", "scaled", "minmax", "pca", "white", "all", "none"])
 @pytest.mark.parametrize("last", ["MLPClassifier", "LogisticRegression", "LinearSVC"])
 def test_whole_pipelines(sklearn, how, last):
     from sklearn.decomposition import PCA
@@ -422,6 +424,7 @@ def test_whole_pipelines(sklearn, how, last):
 
     steps = {
         "standard": [StandardScaler()],
+        "scaled": [StandardScaler(with_mean=False)],
         "minmax": [MinMaxScaler((-1, 3))],
         "pca": [PCA(4)],
         "white": [PCA(3, whiten=True)],

@@ -394,6 +394,10 @@ REFUSED = {
     "above": ("(x > 1).to(x.dtype)", "a comparison with something else than 0"),
     "heaviside": ("torch.heaviside(x, torch.ones(()))", "another value at 0"),
     "squeeze": ("x.squeeze()", "dim is None"),
+    "softmax of rows": (
+        "F.softmax(F.linear(x, self.factors.reshape(1, 5)).squeeze(-1), -1)",
+        "over the rows: squeeze left",
+    ),
     "two numbers": (
         "torch.clamp(x, self.factors, self.factors)",
         r"a constant of shape \(5,\), wanted one",

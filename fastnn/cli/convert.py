@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 import fastnn
-from fastnn import ccode
+from fastnn import ccode, formats
 from fastnn.cli.output import Json, Precision, UsageError, result, result_json
 
 _COMMA = re.compile(r",(?![^(]*\))")  # not those of "clip(lo=-1,hi=1)"
@@ -19,7 +19,7 @@ _COMMA = re.compile(r",(?![^(]*\))")  # not those of "clip(lo=-1,hi=1)"
 
 def convert(
     model: Annotated[str, Parameter(help="Name of a bundled model, or path of a file.")],
-    out: Annotated[Path, Parameter(help="The file to write; its suffix says the format.")],
+    out: Annotated[Path, Parameter(help=f"The file to write: {', '.join(formats.SUFFIXES)}.")],
     /,
     *,
     activations: Annotated[

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import fastnn
+from fastnn import formats
 from fastnn.cli import (
     bench,
     convert,
@@ -24,9 +25,10 @@ from fastnn.cli import (
     verify,
 )
 
-_HELP = """Fast inference for networks of dense layers.
+_HELP = f"""Fast inference for networks of dense layers.
 
-MODEL is the name of a bundled model (`fastnn models`) or the path of a .safetensors or .npz file.
+MODEL is the name of a bundled model (`fastnn models`) or the path of a file:
+{", ".join(formats.READ)}.
 """
 
 app = App(

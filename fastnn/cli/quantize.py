@@ -13,7 +13,7 @@ import numpy as np
 from cyclopts import Parameter, validators
 
 import fastnn
-from fastnn import idx, mnist, text
+from fastnn import formats, idx, mnist, text
 from fastnn.cli import npy
 from fastnn.cli.evaluate import SAMPLE, TEST
 from fastnn.cli.output import (
@@ -38,7 +38,8 @@ def quantize(
     /,
     *,
     out: Annotated[
-        Path, Parameter(name=("--out", "-o"), help="The file to write: .safetensors or .npz.")
+        Path,
+        Parameter(name=("--out", "-o"), help=f"The file to write: {', '.join(formats.SUFFIXES)}."),
     ],
     calibration: Annotated[
         str,

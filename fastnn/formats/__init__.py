@@ -24,7 +24,7 @@ from typing import Any
 from fastnn.errors import LoadError
 from fastnn.formats.model_file import ModelFile, Wrong
 
-__all__ = ["MAX_BYTES", "SUFFIXES", "ModelFile", "parse", "read", "write"]
+__all__ = ["MAX_BYTES", "READ", "SUFFIXES", "ModelFile", "parse", "read", "write"]
 
 MAX_BYTES = 2**30
 """Default bound on the bytes of a file, and of what it unpacks to."""
@@ -37,6 +37,9 @@ _MODULES = {
     ".h5": "keras_h5",
     ".hdf5": "keras_h5",
 }
+
+READ = tuple(_MODULES)
+"""The suffixes of the formats that `read` takes."""
 
 SUFFIXES = (".safetensors", ".npz", ".onnx")
 """The suffixes of the formats that hold all of a model, for `write`; the native one first."""

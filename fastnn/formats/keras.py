@@ -12,6 +12,7 @@ inputs or outputs are refused.
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from collections import Counter
@@ -61,10 +62,29 @@ def from_keras(model: Any, *, isa: str | None = None) -> Model:
         return [_as_floats(by_name[name].numpy()) for name in names]
 
     try:
+        _check_living(model)
         return Model(layers(json_object(model.to_json(), "the configuration"), weights), isa=isa)
     except Wrong as wrong:
         expected, found = wrong.args
         raise ValueError(f"from_keras: expected {expected}, found {found}") from None
+
+
+def _check_living(model: Any) -> None:
+    """Refuses what the configuration of a living model does not tell, as it has names only: a layer
+    that a Sequential calls twice, and somebody else's function of the name of one of Keras'."""
+    activations = importlib.import_module("keras.activations")  # of the Keras that made the model
+    for i, layer in enumerate(model.layers):
+        if any(layer is one for one in model.layers[:i]):
+            raise Wrong("each layer to be called once", f"{layer.name} twice")
+        if type(layer).__name__ in _MODELS:
+            _check_living(layer)
+        function = getattr(layer, "activation", None)
+        name = getattr(function, "__name__", None)
+        if name in _ACTIVATIONS and activations.get(name) is not function:
+            raise Wrong(
+                f"the activation of {layer.name} to be keras.activations.{name}",
+                f"{name} of {getattr(function, '__module__', None)}",
+            )
 
 
 def _as_floats(array: _Array) -> _Array:
@@ -97,8 +117,12 @@ def layers(config: dict[str, Any], weights: Weights) -> list[Dense]:
     if len(chain) > 16 * MAX_LAYERS:
         raise Wrong(f"at most {16 * MAX_LAYERS} layers", f"{len(chain)}")
     steps = Steps(_n_inputs(chain))
+    is_flat = not _has_axes(chain)
     for place, kind, settings in chain:
         what = f"the layer {quoted(place[-1].name)}, a {kind},"
+        is_flat = is_flat or kind == "Flatten"
+        if not is_flat and settings.get("axis") in (1, [1]):
+            raise Wrong(f"{what} over the last axis, -1", "axis 1 of values in more than one axis")
 
         def take(*names: str, place: Place = place) -> list[_Array]:
             return weights(place, names)
@@ -236,10 +260,21 @@ def _snake_case(name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
+def _shape(chain: Sequence[tuple[Place, str, dict[str, Any]]]) -> Any:
+    """The shape of the input, if the first layer says it; nothing in it is checked."""
+    settings = chain[0][2]
+    return settings.get("batch_shape", settings.get("batch_input_shape"))
+
+
+def _has_axes(chain: Sequence[tuple[Place, str, dict[str, Any]]]) -> bool:
+    """Whether the values of a row lie along several axes, as those of an image."""
+    shape = _shape(chain)
+    return isinstance(shape, list) and len(shape) > 2
+
+
 def _n_inputs(chain: Sequence[tuple[Place, str, dict[str, Any]]]) -> int | None:
     """How many values a row has, if the first layer says so."""
-    settings = chain[0][2]
-    shape = settings.get("batch_shape", settings.get("batch_input_shape"))
+    shape = _shape(chain)
     if not isinstance(shape, list) or len(shape) > 8:
         return None
     sizes = shape[1:]

@@ -97,9 +97,9 @@ def _check_fitted(estimator: Any, attribute: str) -> None:
 
 
 def _standard_scaler(steps: Steps, scaler: Any) -> None:
-    """(x - mean_) / scale_, each None where it was not asked for."""
-    scale = 1.0 if scaler.scale_ is None else 1 / scaler.scale_
-    shift = 0.0 if scaler.mean_ is None else -scaler.mean_ * scale
+    """(x - mean_) / scale_, each where it is asked for: mean_ may be there and not be used."""
+    scale = 1 / scaler.scale_ if scaler.with_std else 1.0
+    shift = -scaler.mean_ * scale if scaler.with_mean else 0.0
     steps.values(scaler.n_features_in_)
     steps.affine(scale, shift)
 

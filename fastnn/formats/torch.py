@@ -484,6 +484,7 @@ class _Graph:
         self.facts: dict[Any, Any] = {}  # by node: constants, and `_Fact`s
         self.current: Any = None  # the node of the value so far
         self.past: set[Any] = set()  # all that were
+        self.is_vector = False  # one number a row, the rows along the only axis
 
     def run(self) -> None:
         for node in self._trace().nodes:
@@ -568,10 +569,13 @@ class _Graph:
 
     def _apply(self, node: Any) -> None:
         if node.op == "call_module":
-            _add_module(self.steps, node.target, self.module.get_submodule(node.target))
+            module = self.module.get_submodule(node.target)
+            self._check_axes(_BY_CLASS.get(_kind(module) or ""))
+            _add_module(self.steps, node.target, module)
             return
         args, kwargs = self._arguments(node)
         name = _name(node)
+        self._check_axes(_BY_FUNCTION.get(name))
         kwargs.pop("inplace", None)
         if name in _BY_FUNCTION and args and args[0] is _X:
             form = _BY_FUNCTION[name]
@@ -592,8 +596,13 @@ class _Graph:
             except TypeError as error:
                 raise ValueError(str(error)) from None
             operation(self.steps, *args, **kwargs)
+            self.is_vector |= name == "squeeze" and self.steps.width == 1
         else:
             raise ValueError("no function that fastnn has")
+
+    def _check_axes(self, form: _Form | None) -> None:
+        if self.is_vector and form is not None and "dim" in form.parameters:
+            raise ValueError("over the rows: squeeze left no other axis")
 
 
 def _name(node: Any) -> str:
