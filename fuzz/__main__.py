@@ -25,7 +25,7 @@ with atheris.instrument_imports(include=["fastnn.formats", "fastnn.idx", "fastnn
 
     for name in set(formats._MODULES.values()):
         __import__(f"fastnn.formats.{name}")
-    from fuzz.mutate import MUTATORS
+    from fuzz.mutate import MUTATORS, seeds
     from fuzz.targets import target
 
 assert model_file
@@ -33,11 +33,9 @@ assert model_file
 
 def main() -> None:
     suffix, *options = sys.argv[1:]
-    from attacks.table import FORMATS
-
     corpus = ROOT / "build" / "fuzz" / suffix.removeprefix(".")
     corpus.mkdir(parents=True, exist_ok=True)
-    for i, seed in enumerate(FORMATS[suffix].seeds.values()):
+    for i, seed in enumerate(seeds(suffix)):
         (corpus / f"seed{i}").write_bytes(seed)
     mutator, counts = MUTATORS.get(suffix), [0, 0]
     folder = tempfile.TemporaryDirectory(dir="/dev/shm", prefix="fastnn-fuzz-")
