@@ -22,7 +22,7 @@ SANITIZED := build/sanitize/tree
 
 .DELETE_ON_ERROR:
 .PHONY: always help run build test test-sanitized test-neon test-wheel test-interop \
-        test-interop-full harness harness-sanitized instructions exhaustive fuzz bench shapes \
+        test-interop-full harness harness-sanitized instructions exhaustive fuzz fuzz-coverage bench shapes \
         threads load-time overhead lint clean
 
 help:  ## list the targets
@@ -74,6 +74,9 @@ fuzz: $(VENV)/with-fuzz  ## each reader for a minute; ARGS=-runs=1000000 for lon
 	    echo "$$suffix"; \
 	    $(PY) -m fuzz $$suffix $(or $(ARGS),-max_total_time=60) || exit 1; \
 	done
+
+fuzz-coverage: $(VENV)/with-fuzz  ## the lines of each reader that tests, attacks and corpora reach
+	$(PY) -m fuzz.lines $(ARGS)
 
 bench: $(VENV)/with-bench  ## measure fastnn beside its rivals
 	$(PY) -m benchmarks.compare $(ARGS)
