@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fastnn import formats
 from fuzz.mutate import MUTATORS, seeds
 from fuzz.targets import target
 
@@ -24,6 +25,12 @@ def test_what_was_found_stays_mended(path, tmp_path):
 
 def test_there_are_findings():
     assert len(FILES) >= 2
+
+
+def test_every_reader_has_a_target():
+    fuzzed = {formats._MODULES[suffix] for suffix in MUTATORS.keys() & formats._MODULES.keys()}
+    assert fuzzed == {*formats._MODULES.values()}
+    assert {".idx", ".named"} < MUTATORS.keys()
 
 
 @pytest.mark.parametrize("suffix", MUTATORS)
