@@ -26,8 +26,8 @@ SANITIZED := build/sanitize/tree
 
 .DELETE_ON_ERROR:
 .PHONY: always help run build test test-sanitized test-neon test-wheel test-interop \
-        test-interop-full harness harness-sanitized instructions exhaustive attacks fuzz retrain \
-        bench shapes threads load-time overhead lint clean
+        test-interop-full harness harness-sanitized instructions exhaustive attacks fuzz \
+        fuzz-coverage retrain bench shapes threads load-time overhead lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -81,6 +81,9 @@ fuzz: $(VENV)/with-fuzz  ## each reader for a minute; ARGS=-runs=1000000 for lon
 	    echo "$$suffix"; \
 	    $(PY) -m fuzz $$suffix $(or $(ARGS),-max_total_time=60) || exit 1; \
 	done
+
+fuzz-coverage: $(VENV)/with-fuzz  ## the lines of each reader that tests, attacks and corpora reach
+	$(PY) -m fuzz.lines $(ARGS)
 
 retrain: $(VENV)/with-training  ## train mnist-tiny from scratch; is it as good as its file says (minutes; FASTNN_MNIST)
 	$(PY) -m training.again mnist-tiny --out build/retrained $(ARGS)

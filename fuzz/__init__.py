@@ -3,6 +3,7 @@
     targets.py    what is done with a file: load it, and if that works, predict and check
     mutate.py     how a file becomes another that is not refused at its first byte
     __main__.py   the command
+    lines.py      which lines of the readers all that reaches: `python -m fuzz.lines`
     found/        files that once did harm, by suffix; tests/test_fuzz.py feeds them to the readers
 
 Invariant: an input is a file of the format, so what is found can be kept, looked at and replayed
