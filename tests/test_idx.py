@@ -142,7 +142,11 @@ def test_every_flipped_byte_of_a_compressed_file(tmp_path, consume):
 
 
 @pytest.mark.parametrize("consume", [read_all, stream_all])
-@pytest.mark.parametrize("tail", [b"\0", b"x" * 70_000, gzip.compress(b""), gzip.compress(PLAIN)])
+@pytest.mark.parametrize(
+    "tail",
+    [b"\0", b"x" * 70_000, gzip.compress(b""), gzip.compress(PLAIN)],
+    ids=["a zero", "noise", "nothing, packed", "the same again"],
+)
 def test_bytes_after_the_member(tmp_path, tail, consume):
     (tmp_path / "a.gz").write_bytes(gzip.compress(PLAIN) + tail)
     with pytest.raises(LoadError, match="one gzip member"):
