@@ -71,7 +71,7 @@ test-neon: $(VENV)/with-test  ## the C harness for aarch64 under qemu; its hashe
 	$(PY) tools/harness.py neon $(HARNESS_ARGS)
 
 test-wheel: $(VENV)/with-test  ## sdist -> wheel -> clean environment outside the tree -> tests
-	$(PY) tools/check_wheel.py $(ARGS)
+	$(PY) tools/check_wheel.py $(TWO) $(ARGS)
 
 attacks: $(VENV)/with-test  ## the hostile files, with a flip in every byte of HDF5 too (an hour)
 	FASTNN_HDF5_STEP=1 $(PY) -m pytest tests/test_attacks.py $(ARGS)
