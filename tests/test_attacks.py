@@ -31,7 +31,7 @@ class Worker:
         self.suffix, self.folder = suffix, folder
         room = 0 if IS_SANITIZED else ROOM_MIB
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "attacks.worker", str(room)],
+            [sys.executable, str(TESTS / "attacks" / "worker.py"), str(room)],
             cwd=TESTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         for i, seed in enumerate(FORMATS[suffix].seeds.values()):

@@ -1,6 +1,6 @@
 """Loads files as they come, in one process under a limit on its memory, and says what that took.
 
-    python -m attacks.worker ROOM      (in tests/)
+    python tests/attacks/worker.py ROOM      (imports nothing else of the tests)
 
 Reads a path a line from stdin, writes a JSON object a line to stdout: `outcome` ("loaded", or the
 name of the exception), `message`, CPU `seconds`, and `mib`, the peak of its resident memory above
