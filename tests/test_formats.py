@@ -298,12 +298,33 @@ def written(path, **rest):
 
 
 @pytest.mark.parametrize("suffix", formats.SUFFIXES)
+def test_every_truncation_is_refused(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    ranges = Calibration("float32", [(0, 1), (-1, 0)])
+    data = written(path, classes=np.array(["a", "b"]), mean=np.ones(3), calibration=ranges)
+    for n in range(len(data)):
+        refused(path, data[:n])
+
+
+@pytest.mark.parametrize("suffix", formats.SUFFIXES)
 def test_bytes_before_and_after_are_refused(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     data = written(path)
     for extra in (b"\0", b" ", b"PK\x05\x06" + bytes(18), data):
         refused(path, data + extra)
         refused(path, extra + data)
+
+
+@pytest.mark.parametrize("suffix", formats.SUFFIXES)
+def test_flipped_bits_are_refused_or_change_values_only(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    data = written(path, classes=np.array([3, 4]), metadata={"a": "b"})
+    for i in range(len(data)):
+        for mask in (0x01, 0x80, 0xFF):
+            found = read_or_refused(path, data[:i] + bytes([data[i] ^ mask]) + data[i + 1 :])
+            if found:
+                assert [layer.weight.shape for layer in found.layers] == [(3, 4), (4, 2)]
+                assert all(np.isfinite(layer.weight).all() for layer in found.layers)
 
 
 @pytest.mark.parametrize("suffix", formats.SUFFIXES)

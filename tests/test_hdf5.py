@@ -200,6 +200,20 @@ def test_every_truncation_and_every_addition_is_refused(tmp_path):
     refused(b" " + data, "an HDF5 file from the first byte on")
 
 
+def test_flipped_bits_are_refused_or_change_values_only(tmp_path):
+    """A sample of the bytes, those that structure the file among them."""
+    data = file_of(tmp_path, plain)
+    rng = np.random.default_rng(1)
+    used = [i for i in range(len(data)) if data[i]]
+    for i in (8, 13, 14, 24, 60, *rng.choice(used, 12)):
+        changed = data[:i] + bytes([data[i] ^ (1 << int(rng.integers(8)))]) + data[i + 1 :]
+        try:
+            _, found = read(changed)
+        except Wrong:
+            continue
+        assert all(array.dtype.kind == "f" and array.size <= 6 for array in found.values())
+
+
 # ---- the fates of the worker ---------------------------------------------------------------------
 
 FATES = {
