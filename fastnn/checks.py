@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastnn.quantize import Calibration
 
 __all__ = [
+    "FLOAT32_MAX",
     "PRECISIONS",
     "calibrated",
     "frozen",
@@ -26,6 +27,9 @@ __all__ = [
     "strings",
     "units",
 ]
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+"""The largest number that is finite in float32."""
 
 PRECISIONS = ("float32", "int8", "bfloat16", "certified")
 """How a network may compute; the first is the default."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn import _core
-from fastnn.checks import frozen
+from fastnn.checks import FLOAT32_MAX, frozen
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -202,8 +202,7 @@ def _number(activation: str, name: str, value: Any) -> float:
     is_number = isinstance(value, int | float | np.integer | np.floating)
     if not is_number or isinstance(value, bool):
         raise TypeError(f"Dense: {activation}: {name} is {value!r}, wanted a number")
-    limit = float(np.finfo(np.float32).max)
-    if not -limit <= value <= limit:  # NaN fails too
+    if not -FLOAT32_MAX <= value <= FLOAT32_MAX:  # NaN fails too
         raise ValueError(
             f"Dense: {activation}: {name} is {value}, wanted a number that is finite in float32"
         )

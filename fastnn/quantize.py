@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.checks import frozen
+from fastnn.checks import FLOAT32_MAX, frozen
 from fastnn.layers import Dense
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ MAX_INPUTS = 66_051
 INPUTS = ("uint8", "float32")
 
 _Layer: TypeAlias = "Dense | QuantizedDense"
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MAX_BATCH = 1024  # rows traced at once ...
 _MAX_VALUES = 1 << 21  # ... and values of theirs
 _MOST_FOR_TAPS = 2000  # rows: how neighbours predict each other needs no more
@@ -120,7 +119,7 @@ def _range(i: int, pair: Any) -> tuple[float, float]:
     ):
         raise TypeError(f"Calibration: ranges[{i}] is {pair!r}, wanted two numbers (lo, hi)")
     lo, hi = numbers
-    if not -_FLOAT32_MAX <= lo <= 0 <= hi <= _FLOAT32_MAX:  # NaN fails too
+    if not -FLOAT32_MAX <= lo <= 0 <= hi <= FLOAT32_MAX:  # NaN fails too
         raise ValueError(
             f"Calibration: ranges[{i}] is ({lo}, {hi}), wanted lo <= 0 <= hi, finite in float32"
         )

@@ -43,6 +43,7 @@ import numpy.typing as npt
 
 from fastnn import certify, reference
 from fastnn._core import activations
+from fastnn.checks import FLOAT32_MAX
 from fastnn.model import Model, layers_for, reads_pixels
 from fastnn.quantize import QuantizedDense
 
@@ -63,7 +64,6 @@ _BFLOAT16 = 2.0**-8
 _ACTIVATION = 16 * _EPSILON
 _MOST_ROWS, _LEAST_ROWS = 1000, 50
 _MOST_WORK = 2 * 10**9  # parameters times rows
-_MAX = float(np.finfo(np.float32).max)
 
 
 class Bound(NamedTuple):
@@ -147,7 +147,7 @@ def _bound(model: Model, rows: npt.NDArray[Any]) -> Bound:
         ]
         a, d = _activation(layer, z, e)
         size = np.abs(a)
-        d = [np.where(size + part < _MAX, part, np.inf) for part in d]
+        d = [np.where(size + part < FLOAT32_MAX, part, np.inf) for part in d]
     return Bound(z, e[0], np.minimum(*e))
 
 
@@ -165,7 +165,7 @@ def _float_error(
     if precision == "bfloat16":  # whose instructions take a subnormal for 0
         loss = 2 * _BFLOAT16 + _BFLOAT16**2
         error += adding.through(adding.factor * loss * has, weight) + n * 2.0**-126
-    return np.where(sums < _MAX, error + n * _TINY, np.inf)  # what overflows may be anything
+    return np.where(sums < FLOAT32_MAX, error + n * _TINY, np.inf)  # what overflows may be anything
 
 
 def _int8_error(
@@ -284,7 +284,7 @@ def compare(model: Model, other: Model | str, rows: npt.NDArray[Any], what: str)
         difference = np.abs(one.z.astype(np.float64) - two.z)
         largest = np.abs(exact.z).max(axis=1, keepdims=True)
         most = one.limits.most + two.limits.most
-        is_known = (largest[:, 0] + most.max(axis=1)) < _MAX  # not of NaN
+        is_known = (largest[:, 0] + most.max(axis=1)) < FLOAT32_MAX  # not of NaN
         is_clear = _is_clear(model, exact.z, np.maximum(one.limits.most, two.limits.most))
     n_flips = n_wrong = None
     if one.labels is not None and two.labels is not None:

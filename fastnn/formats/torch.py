@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fastnn.checks import FLOAT32_MAX
 from fastnn.formats import named
 from fastnn.formats.model_file import Wrong
 from fastnn.formats.named import Activation
@@ -267,9 +268,9 @@ def _celu(alpha: float) -> Activation:
 
 
 def _clamp(min: Any, max: Any) -> Activation:  # noqa: A002 - PyTorch's names
-    limit = float(np.finfo(np.float32).max)
-    lo, hi = (-limit if min is None else _scalar(min)), (limit if max is None else _scalar(max))
-    return ("relu", {}) if (lo, hi) == (0, limit) else ("clip", {"lo": lo, "hi": hi})
+    lo = -FLOAT32_MAX if min is None else _scalar(min)
+    hi = FLOAT32_MAX if max is None else _scalar(max)
+    return ("relu", {}) if (lo, hi) == (0, FLOAT32_MAX) else ("clip", {"lo": lo, "hi": hi})
 
 
 def _softplus(beta: float, threshold: float) -> Activation:

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn._core import check_isa
+from fastnn.checks import FLOAT32_MAX
 from fastnn.errors import LoadError
 from fastnn.formats import native
 from fastnn.formats.model_file import ModelFile, Wrong, checked, json_object
@@ -47,7 +48,6 @@ _OPERATORS = {
 
 _OPSET, _IR = 20, 9  # with Gelu; ONNX Runtime 1.17 of 2024 reads them
 _MAX_FILE = 2**31 - 2**20  # protobuf's limit, with room for names
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 def parse(data: bytes, max_bytes: int) -> ModelFile:
@@ -110,7 +110,11 @@ def _function(layer: Dense) -> tuple[Any, ...]:
     """What the activation computes in float32, under one name."""
     name = layer.activation
     values = tuple(float(np.float32(value)) for value in layer.parameters.values())
-    bounds = {"relu": (0.0, _LARGEST), "relu6": (0.0, 6.0), "identity": (-_LARGEST, _LARGEST)}
+    bounds = {
+        "relu": (0.0, FLOAT32_MAX),
+        "relu6": (0.0, 6.0),
+        "identity": (-FLOAT32_MAX, FLOAT32_MAX),
+    }
     return ("clip", bounds[name]) if name in bounds else (name, values)
 
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from fastnn.checks import FLOAT32_MAX
 from fastnn.formats.model_file import Wrong, quoted
 from fastnn.formats.onnx import formulas
 from fastnn.formats.onnx.chain import (
-    LARGEST,
     Array,
     Chain,
     Condition,
@@ -308,7 +308,7 @@ def _clip(
         if value is not None:
             bounds[i] = number_of(value, "a bound")
     # The largest float32 is how to say "no bound" before opset 11.
-    bounds = [math.copysign(math.inf, b) if abs(b) >= LARGEST else b for b in bounds]
+    bounds = [math.copysign(math.inf, b) if abs(b) >= FLOAT32_MAX else b for b in bounds]
     return replace(rows, formula=chain.formulas.atom("clip", rows.formula, *bounds), limits=None)
 
 

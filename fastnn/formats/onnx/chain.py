@@ -36,7 +36,6 @@ _UNKNOWN = -(2**40)
 FLOATS = {1: np.float32, 10: np.float16, 11: np.float64, 16: np.float32}  # 16: bfloat16
 INTEGERS: dict[int, Any] = {2: np.uint8, 3: np.int8, 6: np.int32, 7: np.int64}
 BOOL, UINT8, INT8 = 9, 2, 3
-LARGEST = float(np.finfo(np.float32).max)
 
 _BY_Z = ("sigmoid", "tanh", "softmax", "log_softmax")  # labels by the output are those by z
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from fastnn._core import activations
+from fastnn.checks import FLOAT32_MAX
 from fastnn.formats.model_file import MAX_LAYERS
 
 __all__ = ["MAX_TERMS", "TOLERANCE", "Atom", "Formula", "Formulas", "Step"]
@@ -29,7 +30,6 @@ MAX_DEGREE = 4
 MAX_DEPTH = 4 * MAX_LAYERS  # of functions; the usual forms of an activation have up to 4
 TOLERANCE = 2.0**-22
 
-_LARGEST = 3.4028234663852886e38  # float32's: what a bound of clip is where there is none
 _GELU = math.sqrt(2 / math.pi), 0.044715  # of its form with tanh
 _SELU = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 
@@ -310,11 +310,11 @@ def _activation(atom: Atom) -> Step:
     name, parameters = atom.name, atom.parameters
     if name == "clip":
         lo, hi = parameters
-        if lo == 0 and hi >= _LARGEST:
+        if lo == 0 and hi >= FLOAT32_MAX:
             return "relu", ()
         if (lo, hi) == (0, 6):
             return "relu6", ()
-        return "clip", (max(lo, -_LARGEST), min(hi, _LARGEST))
+        return "clip", (max(lo, -FLOAT32_MAX), min(hi, FLOAT32_MAX))
     if name not in activations():
         raise ValueError(f"the function {name}, which is here no part of an activation of fastnn")
     return name, parameters
