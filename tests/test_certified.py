@@ -50,12 +50,12 @@ def doubtful(model, rows):
 @each_isa_of("i8")
 def test_labels_of_all_digits(float32, mnist_path, isa):
     model = fastnn.load("mnist-small", precision="certified", isa=isa)
-    for which in ("test", "train"):
+    for which, most in (("test", 0.02), ("train", 0.015)):  # 0.0197, 0.0144; promised are 0.025
         rows = mnist.load(which, mnist_path)[0].reshape(-1, 784)
         if IS_SANITIZED:
             rows = rows[:: len(rows) // 3000]  # of every part: the test set's first half is harder
         assert np.array_equal(model.predict(rows), float32.predict(rows))
-        assert doubtful(model, rows) <= 0.0205 * len(rows)  # to be kept; the promise is 2.5 %
+        assert doubtful(model, rows) <= most * len(rows)
 
 
 def test_labels_of_the_sample(float32, certified, sample):
