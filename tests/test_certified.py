@@ -54,6 +54,7 @@ def test_labels_of_all_digits(float32, mnist_path, isa):
         rows = mnist.load(which, mnist_path)[0].reshape(-1, 784)
         if IS_SANITIZED:
             rows = rows[:: len(rows) // 3000]  # of every part: the test set's first half is harder
+            most = 0.0205  # chance has more say in 3,000 rows
         assert np.array_equal(model.predict(rows), float32.predict(rows))
         assert doubtful(model, rows) <= most * len(rows)
 
