@@ -142,6 +142,10 @@ INLINE void OF(tile)(const fnn_tile *t, const int m, const int n, int64_t panel,
                 b[j] = OF(load)(wk + j / FNN_NV * panel_stride + j % FNN_NV * (W * KW));
             UNROLL for (int i = 0; i < m; i++) {
                 const OF(x) a = OF(spread)(ROW(xk, i));
+                if (OF(IN_PAIRS) && n == 2) {
+                    OF(STEP_2)(sum[i * n], sum[i * n + 1], a, b[0], b[1]);
+                    continue;
+                }
                 UNROLL for (int j = 0; j < n; j++) SUM = OF(step)(SUM, a, b[j]);
             }
         }

@@ -38,10 +38,10 @@ enum { FETCH_NOTHING, FETCH_AHEAD, FETCH_LISTED, STEPS_LATER = 8 }; /* of a tile
 
 /* KR: inputs of a group. KW: bytes of a column's weights of a group. BITS: of a group that are not all zero if it matters (-0 does not).
  * REGISTERS: what a spread group or a loaded weight vector takes. SPARE: what a step takes beside those.
- * IS_SCALED: z is not the sum itself. */
+ * IS_SCALED: z is not the sum itself. IN_PAIRS: two columns of a row are better taken in one (STEP_2). */
 enum { KR_f32 = 1, BITS_f32 = 0x7fffffff, REGISTERS_f32 = 1, SPARE_f32 = 0 };
-enum { KW_f32 = 4, IS_SCALED_f32 = 0 };
-enum { KR_bf16 = 2, BITS_bf16 = 0x7fff7fff, KW_bf16 = 4, IS_SCALED_bf16 = 0 };
+enum { KW_f32 = 4, IS_SCALED_f32 = 0, IN_PAIRS_f32 = 0 };
+enum { KR_bf16 = 2, BITS_bf16 = 0x7fff7fff, KW_bf16 = 4, IS_SCALED_bf16 = 0, IN_PAIRS_bf16 = 0 };
 enum { KR_i8 = V8_KR, BITS_i8 = -1, REGISTERS_i8 = V8_REGISTERS, SPARE_i8 = V8_SPARE };
 enum { KW_i8 = V8_KR, IS_SCALED_i8 = 1 };
 
@@ -57,6 +57,7 @@ FNN_INLINE x_f32 spread_f32(const char *x)
 }
 FNN_INLINE w_f32 load_f32(const char *w) { return v_load((const float *)w); }
 FNN_INLINE sum_f32 step_f32(sum_f32 sum, x_f32 x, w_f32 w) { return v_fma(x, w, sum); }
+#define STEP_2_f32(sum0, sum1, x, w0, w1) /* two columns in one: where IN_PAIRS */
 FNN_INLINE void hide_f32(w_f32 *w) { (void)w; }
 FNN_INLINE sum_f32 start_f32(const float *bias) { return v_load(bias); }
 FNN_INLINE sum_f32 resume_f32(const char *y) { return v_load((const float *)y); }
@@ -120,6 +121,7 @@ FNN_INLINE sum_bf16 step_bf16(sum_bf16 sum, x_bf16 x, w_bf16 w)
     return v_fma(x.odd, w.odd, v_fma(x.even, w.even, sum));
 }
 #endif
+#define STEP_2_bf16 STEP_2_f32
 FNN_INLINE void hide_bf16(w_bf16 *w) { (void)w; }
 FNN_INLINE sum_bf16 start_bf16(const float *bias) { return v_load(bias); }
 FNN_INLINE sum_bf16 resume_bf16(const char *y) { return v_load((const float *)y); }
@@ -148,6 +150,13 @@ typedef v8_w w_i8;
 FNN_INLINE x_i8 spread_i8(const char *x) { return v8_spread(x); }
 FNN_INLINE w_i8 load_i8(const char *w) { return v8_load(w); }
 FNN_INLINE sum_i8 step_i8(sum_i8 sum, x_i8 x, w_i8 w) { return v8_dot(sum, x, w); }
+#ifdef V8_DOT_2
+enum { IN_PAIRS_i8 = 1 };
+#define STEP_2_i8 V8_DOT_2
+#else
+enum { IN_PAIRS_i8 = 0 };
+#define STEP_2_i8 STEP_2_f32
+#endif
 FNN_INLINE void hide_i8(w_i8 *w) { v8_hide(w); }
 FNN_INLINE sum_i8 start_i8(const float *bias) { (void)bias; return vi_set1(0); }
 FNN_INLINE sum_i8 resume_i8(const char *y) { return vi_load(y); }

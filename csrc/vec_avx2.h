@@ -131,6 +131,16 @@ static inline vi v8_dot(vi sum, v8_x x, v8_w w)
             : "+x"(sum), "=&x"(products) : "x"(x), "x"(w));
     return sum;
 }
+/* Two columns' sums: products first, as Zen 3 multiplies on two of the four ports it adds on, and in turns
+ * the sums get into the products' way (10 % more time). */
+#define V8_DOT_2(sum0, sum1, x, w0, w1)                                                       \
+    do {                                                                                      \
+        vi products, more = (x);                                                              \
+        __asm__("vpmaddwd %4, %3, %2\n\tvpmaddwd %5, %3, %3\n\t"                              \
+                "vpaddd %2, %0, %0\n\tvpaddd %3, %1, %1"                                      \
+                : "+x"(sum0), "+x"(sum1), "=&x"(products), "+x"(more)                         \
+                : "x"(w0), "x"(w1));                                                          \
+    } while (0)
 static inline vi v8_widen(const uint8_t *x)
 {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)x));
