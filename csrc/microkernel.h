@@ -391,7 +391,10 @@ static double OF(burn)(int64_t n)
     for (int64_t i = 0; i < n; i++) {
         UNROLL for (int j = 0; j < CHAINS; j++) {
             OF(hide)(&b); /* or one product serves all chains */
-            sum[j] = OF(step)(sum[j], a, b);
+            if (OF(IN_PAIRS) && j % 2 == 0)
+                OF(STEP_2)(sum[j], sum[j + 1], a, b, b);
+            else if (!OF(IN_PAIRS))
+                sum[j] = OF(step)(sum[j], a, b);
         }
     }
     UNROLL for (int j = 0; j < CHAINS; j++) OF(suspend)((char *)(sums + j * W), sum[j]);

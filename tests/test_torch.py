@@ -127,6 +127,27 @@ def test_an_activation_module(kind, attributes, ours, parameters):
     assert {k: layer.parameters[k] for k in parameters} == pytest.approx(parameters)
 
 
+@pytest.mark.parametrize(
+    ("kind", "attributes", "ours", "width"),
+    [
+        ("CELU", {"alpha": 0.5}, "elu", 0.5),
+        ("CELU", {"alpha": 3}, "elu", 3.0),
+        ("Softplus", {"beta": 4.0, "threshold": 20.0}, "softplus", 0.25),
+    ],
+)
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_stretched_activation_is_scaled_by_the_layers_around_it(
+    kind, attributes, ours, width, is_last
+):
+    steps = [linear(4, 3), module(kind, **attributes), *([] if is_last else [linear(3, 2)])]
+    model = fastnn.from_torch(sequential(*steps))
+    first, second = model.layers
+    assert (first.activation, second.activation) == (ours, "identity")
+    np.testing.assert_array_equal(first.weight, np.float32(steps[0].weight.T / width))
+    after = np.eye(3) if is_last else steps[2].weight.T
+    np.testing.assert_array_equal(second.weight, np.float32(after * width))
+
+
 def test_every_activation_module_is_here():
     assert {kind for kind, _, _, _ in FORMS} == set(reader._BY_CLASS)
 
@@ -138,8 +159,9 @@ BAD = [
     ),
     (module("Linear", where="mine.layers"), "Sequential has what is not PyTorch's own"),
     (module("Softmax", dim=0), r"1 \(Softmax\): dim is 0, wanted 1 or -1"),
-    (module("CELU", alpha=2.0), r"1 \(CELU\): alpha is 2.0"),
-    (module("Softplus", beta=2.0, threshold=20.0), r"beta is 2.0 and threshold 20.0"),
+    (module("CELU", alpha=0.0), r"1 \(CELU\): alpha is 0.0, wanted a number above 0"),
+    (module("CELU", alpha=-1.0), r"1 \(CELU\): alpha is -1.0"),
+    (module("Softplus", beta=0.0, threshold=20.0), r"beta is 0.0 and threshold 20.0"),
     (module("Softplus", beta=1.0, threshold=5.0), r"beta is 1.0 and threshold 5.0"),
     (module("PReLU", weight=np.ones(3)), r"PReLU of 3 slopes"),
     (module("Flatten", start_dim=0, end_dim=-1), r"flatten from 0 to -1"),
@@ -290,6 +312,7 @@ FUNCTIONAL = {
     "leaky_relu by name": "F.leaky_relu(x, negative_slope=0.3)",
     "elu": "F.elu(x, alpha=0.5)",
     "celu": "F.celu(x)",
+    "celu of 0.7": "F.celu(x, alpha=0.7)",
     "selu": "F.selu(x)",
     "gelu": "F.gelu(x)",
     "gelu tanh": "F.gelu(x, approximate='tanh')",
@@ -304,6 +327,7 @@ FUNCTIONAL = {
     "clamp from 0": "x.clamp(min=0)",
     "clamp to": "x.clamp(max=0.1)",
     "softplus": "F.softplus(x)",
+    "softplus of 3": "F.softplus(x, beta=3)",
     "softsign": "F.softsign(x)",
     "exp": "torch.exp(x)",
     "heaviside": "torch.heaviside(x, self.nothing)",
@@ -384,7 +408,7 @@ REFUSED = {
     "half": ("x.half()", "no function"),
     "rounded": ("x.to(torch.int64)", "a conversion to torch.int64"),
     "dropout": ("F.dropout(x, 0.5)", "dropout that is on after eval"),
-    "softplus": ("F.softplus(x, 2.0)", "beta is 2.0"),
+    "softplus": ("F.softplus(x, 2.0, 5.0)", "beta is 2.0 and threshold 5.0"),
     "one for each row": ("x + torch.ones(500, 1)", r"a constant of shape \(500, 1\)"),
     "too many": ("x + torch.ones(3)", r"offset has shape \(3,\), wanted one number or 5"),
     "sizes": ("x * x.size(1)", "itself or its sizes"),

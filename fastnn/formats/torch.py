@@ -237,13 +237,20 @@ _LAYERS: dict[str, Callable[[Steps, Any], None]] = {
 # ---- activations ---------------------------------------------------------------------------------
 
 
+class _Stretched(NamedTuple):
+    """width * f(x / width), f being ours by that name with its defaults."""
+
+    name: str
+    width: float
+
+
 class _Form(NamedTuple):
     """An activation of PyTorch's as a module and as a function, and ours for its parameters."""
 
     module: str | None
     functions: tuple[str, ...]  # of torch, torch.nn.functional, torch.special; methods of Tensor
     parameters: dict[str, Any]  # after the input, in the functions' order, with their defaults
-    ours: Callable[..., Activation]
+    ours: Callable[..., Activation | _Stretched]
 
 
 def _always(name: str) -> Callable[..., Activation]:
@@ -261,10 +268,10 @@ def _prelu(weight: Any) -> Activation:
     return "leaky_relu", {"alpha": float(slopes.reshape(()))}
 
 
-def _celu(alpha: float) -> Activation:
-    if alpha != 1:
-        raise ValueError(f"alpha is {alpha}; with 1 it is an ELU, others are not supported")
-    return "elu", {}
+def _celu(alpha: float) -> _Stretched:
+    if not alpha > 0:
+        raise ValueError(f"alpha is {alpha}, wanted a number above 0")
+    return _Stretched("elu", alpha)
 
 
 def _clamp(min: Any, max: Any) -> Activation:  # noqa: A002 - PyTorch's names
@@ -273,10 +280,12 @@ def _clamp(min: Any, max: Any) -> Activation:  # noqa: A002 - PyTorch's names
     return ("relu", {}) if (lo, hi) == (0, FLOAT32_MAX) else ("clip", {"lo": lo, "hi": hi})
 
 
-def _softplus(beta: float, threshold: float) -> Activation:
-    if beta != 1 or threshold < 20:  # from 20 on, z and log(1 + exp(z)) are one float32
-        raise ValueError(f"beta is {beta} and threshold {threshold}, wanted 1 and 20")
-    return "softplus", {}
+def _softplus(beta: float, threshold: float) -> _Stretched:
+    if not beta > 0 or threshold < 20:  # from 20 on, z and log(1 + exp(z)) are one float32
+        raise ValueError(
+            f"beta is {beta} and threshold {threshold}, wanted beta above 0, threshold 20 or more"
+        )
+    return _Stretched("softplus", 1 / beta)
 
 
 def _heaviside(values: Any) -> Activation:
@@ -327,8 +336,16 @@ _BY_FUNCTION = {name: form for form in _FORMS for name in form.functions}
 
 
 def _activate(steps: Steps, form: _Form, values: Mapping[str, Any]) -> None:
-    name, parameters = form.ours(**{**form.parameters, **values})
-    steps.activation(name, **{key: float(value) for key, value in parameters.items()})
+    ours = form.ours(**{**form.parameters, **values})
+    if isinstance(ours, _Stretched):
+        if ours.width != 1:
+            steps.affine(1 / ours.width)
+        steps.activation(ours.name)
+        if ours.width != 1:
+            steps.affine(ours.width)
+    else:
+        name, parameters = ours
+        steps.activation(name, **{key: float(value) for key, value in parameters.items()})
 
 
 # ---- operations: what else a forward() may do with the value, PyTorch's arguments ----------------
