@@ -35,7 +35,8 @@ def file_of(tmp_path, build, **options):
 
 
 def read(data, max_bytes=MAX):
-    return hdf5.read(data, ["model_weights"], ["model_config", "keras_version"], max_bytes)
+    attributes = ["model_config", "keras_version"]
+    return hdf5.read(data, ["model_weights"], attributes, max_bytes, len(data))
 
 
 def refused(data, text, max_bytes=MAX):
@@ -186,7 +187,8 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
     assert len(data) < 200_000
     tracemalloc.start()
     try:
-        refused(data, "datasets of fewer bytes together", max_bytes=2**26)
+        refused(data, f"at most {2**24 + 50 * len(data)} bytes in all datasets")
+        refused(data, f"at most {2**20} bytes in all datasets", max_bytes=2**20)
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
         tracemalloc.stop()
@@ -212,6 +214,39 @@ def test_flipped_bits_are_refused_or_change_values_only(tmp_path):
         except Wrong:
             continue
         assert all(array.dtype.kind == "f" and array.size <= 6 for array in found.values())
+
+
+def test_an_answer_of_any_length_is_no_refusal(tmp_path):
+    """One of 256 lengths of a container's header begins as JSON does."""
+    for n in range(60, 60 + 128):  # a letter more in the name is two bytes or so in the header
+
+        def named(file, name="n" * n):
+            file[f"model_weights/{name}"] = np.ones(2, "f4")
+
+        _, arrays = read(file_of(tmp_path, named))
+        assert list(arrays) == [f"model_weights/{'n' * n}"]
+
+
+def test_a_worker_that_fails_in_the_middle_says_why(tmp_path, monkeypatch):
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(f"""
+            import importlib.util, json, sys
+            spec = importlib.util.spec_from_file_location("worker", {str(hdf5._WORKER)!r})
+            worker = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(worker)
+            contents = worker.contents
+            def half(file, groups, *rest):
+                for piece in contents(file, groups, *rest):
+                    yield piece
+                    if groups == ["model_weights"]:
+                        raise MemoryError
+            worker.contents = half
+            worker.answer(sys.argv[1])
+            """)
+    )
+    monkeypatch.setattr(hdf5, "_WORKER", program)
+    refused(file_of(tmp_path, plain), "an intact HDF5 file, found MemoryError")
 
 
 # ---- the fates of the worker ---------------------------------------------------------------------

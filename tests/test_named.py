@@ -150,15 +150,30 @@ def test_batch_norm():
     np.testing.assert_allclose(layer.weight, first[0] / np.sqrt(norm["running_var"] + 1e-5), 1e-6)
 
 
-def test_two_batch_norms_of_the_width_of_every_layer():
-    layers = network(4, 4, 4, 2)
+def with_norms(*widths):
+    layers = network(*widths)
     arrays = arrays_of(layers, [("fc1.weight", None), ("fc2.weight", None), ("out.weight", None)])
     for i in (1, 2):
         mean, variance = np.full(4, float(i)), np.full(4, i - 1e-5)
         arrays |= {f"bn{i}.running_mean": mean, f"bn{i}.running_var": variance}
-    found = read(arrays, ["identity", "relu", "identity", "relu", "identity"])
+    return arrays
+
+
+def test_a_batch_norm_of_a_square_layer_is_where_those_of_other_layers_are():
+    found = read(with_norms(5, 4, 4, 2), ["identity", "relu", "identity", "relu", "identity"])
     assert len(found) == 3
     np.testing.assert_allclose(found[1].bias, np.full(4, -np.sqrt(2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("widths", [(4, 4, 4, 2), (4, 4, 4, 4)])
+def test_a_batch_norm_that_fits_in_front_and_behind_is_refused(widths):
+    with pytest.raises(Wrong) as caught:
+        read(with_norms(*widths), ["identity", "relu", "identity", "relu", "identity"])
+    assert caught.value.args == (
+        "numbers that say which of 'bn1.running_mean' (BatchNorm of 4) and 'fc1.weight' (4 to 4) "
+        "is first, such as 0 and 1",
+        "one number for both, and sizes that fit either way",
+    )
 
 
 AMBIGUOUS = {

@@ -7,6 +7,7 @@ formulas of fastnn.reference. No framework and no ONNX Runtime is needed here (s
 import re
 import subprocess
 import sys
+import time
 import warnings
 
 import numpy as np
@@ -19,7 +20,7 @@ onnx = pytest.importorskip("onnx", reason='NOT TESTED: needs the extra "fastnn[o
 
 from onnx import helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
-from onnx_graphs import DOUBLE, FLOAT, INT8, INT32, INT64, UINT8, Graph  # noqa: E402
+from onnx_graphs import BOOL, DOUBLE, FLOAT, INT8, INT32, INT64, UINT8, Graph  # noqa: E402
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(40, 6)).astype(np.float32)
@@ -549,6 +550,20 @@ def test_classes(kind, how):
     )
 
 
+def test_classes_of_classes():
+    first, second = np.array([3, 1, 2, 0, -1]), np.array([10, 11, 12, 13, 14])
+    for casts, how in ((0, "Gather"), (1, "Gather"), (0, "ArrayFeatureExtractor")):
+        g = Graph(ml=1)
+        label = g.node("ArgMax", g.dense("x", W, B), axis=1)
+        at = g.node("Gather", g.tensor(first, np.int64), label)
+        for _ in range(casts):
+            at = g.node("Cast", at, to=INT64)
+        names = g.tensor(second, np.int64)
+        node = g.node if how == "Gather" else g.ml_node
+        network = read(g.model(node(how, names, at)))
+        assert network.classes_.tolist() == second[first].tolist() == [13, 11, 12, 10, 14]
+
+
 @pytest.mark.parametrize("how", ["1 - p and p", "-z and z"])
 def test_two_classes_of_one_score(how):
     g = Graph()
@@ -930,7 +945,54 @@ def arithmetic(kind, a, b, dtype=np.float32):
     return build
 
 
+def open_size(to, *between, at=0):
+    """A builder: outputs divided by a size that the file leaves open, as floats."""
+
+    def build(g):
+        n = g.node("Gather", g.node("Shape", "x"), g.tensor(at, np.int64))
+        n = g.node("Cast", n, to=to)
+        for kind in between:
+            n = g.node(kind, n)
+        return g.node("Div", g.dense("x", W, B), n)
+
+    return build
+
+
+def of_pair(kind, *inputs, **attributes):
+    """A builder: a node of the two columns 1 - p and p."""
+
+    def build(g):
+        p = g.node("Sigmoid", g.node("Gemm", "x", W[:, :1], B[:1]))
+        columns = g.node("Concat", g.node("Sub", 1.0, p), p, axis=-1)
+        return g.node(kind, columns, *(make(g) for make in inputs), **attributes)
+
+    return build
+
+
+def renamed_twice(first, second):
+    def build(g):
+        label = g.node("ArgMax", g.dense("x", W, B), axis=1, keepdims=0)
+        return g.node(
+            "Gather", g.tensor(second), g.node("Gather", g.tensor(first, np.int64), label)
+        )
+
+    return build
+
+
 REFUSED = {
+    "an open size as a float": (open_size(FLOAT), "one that is open"),
+    "an open size's root": (open_size(FLOAT, "Sqrt"), "one that is open"),
+    "an open size as a truth": (open_size(BOOL), "one that is open"),
+    "an open size in arithmetic": (open_size(INT64), "one that is open"),
+    "a row of two columns": (of_pair("Gather", i64(1)), "the second of two columns, found axis 0"),
+    "two columns as integers": (of_pair("Cast", to=INT64), "what the input leads to"),
+    "the best score as an integer": (
+        lambda g: g.node("Cast", g.node("TopK", g.dense("x", W, B), g.tensor([2], np.int64),
+                                        outputs=2)[0], to=INT64),
+        "what the input leads to",
+    ),
+    "a label beyond the names": (renamed_twice([0, 1, 2, 3, 4], np.arange(4)), "places in 4"),
+    "a label of many": (lambda g: g.node("Sum", *["x"] * 300), "at most 256 inputs, found 300"),
     "an operator": (of_dense("Sin"), "node 'n_v4' (Sin)", "Gemm", "LinearClassifier"),
     "Conv": (of_dense("Conv", np.ones((1, 1, 1, 1))), "(Conv)"),
     "Mish": (of_dense("Mish"), "(Mish)"),
@@ -1315,6 +1377,43 @@ def test_constants_do_not_grow():
     for _ in range(20):
         big = g.node("Add", big, 1.0)
     refused(g.model(g.node("Add", "x", big)), "no more constants than the file has bytes")
+
+
+def test_constants_are_not_copied_again_and_again():
+    g = Graph(("N", 512))
+    at = g.tensor(np.ones((512, 512)))
+    for _ in range(20):
+        wide = g.node("Reshape", g.node("Transpose", at), g.tensor([1024, 256], np.int64))
+        at = g.node("Reshape", g.node("Transpose", wide), g.tensor([512, 512], np.int64))
+    refused(g.model(g.node("MatMul", "x", at)), "no more constants than the file has bytes")
+
+
+def test_classes_are_not_copied_again_and_again():
+    g = Graph()
+    label = g.node("ArgMax", g.dense("x", W, B), axis=1)
+    names = g.tensor(np.arange(100_000), np.int32)
+    outputs = [g.node("Gather", names, label) for _ in range(50)]
+    refused(g.model(*outputs), "no more constants than the file has bytes")
+
+
+def test_texts_do_not_grow():
+    g = Graph()
+    label = g.node("ArgMax", g.dense("x", W, B), axis=1)
+    outputs = []
+    for _ in range(40):  # each text as long as its longest: 800 KB of 1 KB
+        names = g.node("Constant", value_strings=["a" * 1000, *["b"] * 199])
+        outputs.append(g.node("Gather", names, label))
+    refused(g.model(*outputs), "no more constants than the file has bytes")
+
+
+def test_one_list_of_classes_by_many_names_is_compared_once():
+    g = Graph()
+    label = g.node("ArgMax", g.dense("x", W, B), axis=1)
+    told = g.node("Gather", g.tensor(np.arange(1_000_000), np.int32), label)
+    outputs = [g.node("Identity", told) for _ in range(5000)]
+    start = time.process_time()
+    refused(g.model(*outputs), "")
+    assert time.process_time() - start < 5  # 2.4 s of it are the package's and this test's own
 
 
 def test_diagonals_do_not_add_up():

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 import numpy.typing as npt
 
+from fastnn.checks import most_unpacked
 from fastnn.formats import native
 from fastnn.formats.model_file import Wrong, json_object, quoted
 
@@ -32,7 +33,6 @@ __all__ = ["precheck", "read"]
 _WORKER = Path(__file__).with_name("hdf5_worker.py")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCK = 64  # bytes, the least of any version with what is behind it
-_RATIO = 1032  # the most that deflate can do
 _SPARE_MEMORY = 2**26  # of the worker, for the library's own needs
 _SECONDS = 10  # of processor time: a busy machine may take long over a fifth of a second's work
 _SECONDS_PER_BYTE = 1e-7
@@ -40,14 +40,16 @@ _PATIENCE = 300  # seconds of waiting
 
 
 def read(
-    data: bytes, groups: list[str], attributes: list[str], max_bytes: int
+    data: bytes, groups: list[str], attributes: list[str], max_bytes: int, n_file: int
 ) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
     """The string attributes of the root, and the float datasets in these groups by their paths.
 
-    Raises `Wrong` for what is no sound HDF5 file, `ImportError` without h5py.
+    `n_file`: the bytes of the file that was given, of which `data` may be a part, unpacked; they
+    limit what the datasets may unpack to. Raises `Wrong` for what is no sound HDF5 file or too
+    much, `ImportError` without h5py.
     """
     _check_ends(data[:_SUPERBLOCK], len(data))
-    budget = min(max_bytes, _RATIO * len(data))
+    budget = min(max_bytes, most_unpacked(n_file))
     task = {
         "groups": groups,
         "attributes": attributes,
@@ -57,7 +59,8 @@ def read(
         "path": _folders(),
     }
     answer = _ask(task, data)
-    if answer[:1] == b"{":
+    # Of a container the first eight bytes are a length, and not all of them used; JSON has no NUL.
+    if answer[:1] == b"{" and 0 not in answer[:8]:
         refusal = json_object(answer, "the refusal")
         raise Wrong(*(str(refusal.get(key))[:1000] for key in ("expected", "found")))
     metadata, tensors = native.container(answer)

@@ -28,7 +28,7 @@ precheck = hdf5.precheck
 def parse(data: bytes, max_bytes: int) -> ModelFile:
     """The model in the bytes of an .h5 file that unpacks to at most `max_bytes` bytes."""
     attributes, arrays = hdf5.read(
-        data, ["model_weights"], ["model_config", "keras_version"], max_bytes
+        data, ["model_weights"], ["model_config", "keras_version"], max_bytes, len(data)
     )
     if "model_config" not in attributes:
         raise Wrong(

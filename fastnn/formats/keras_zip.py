@@ -40,7 +40,7 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
     version = metadata.get("keras_version")
     if not isinstance(version, str) or not version.startswith("3."):
         raise Wrong("a file of Keras 3", f"version {quoted(version)}")
-    _, arrays = hdf5.read(stored, ["layers"], [], max_bytes)
+    _, arrays = hdf5.read(stored, ["layers"], [], max_bytes, len(data))
 
     def weights(place: keras.Place, names: Sequence[str]) -> list[npt.NDArray[Any]]:
         """layers/sequential/layers/dense_1/vars/0, ...: by number, in the order of `names`."""

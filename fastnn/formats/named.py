@@ -301,19 +301,41 @@ def _ordered(found: Sequence[_Layer]) -> list[_Layer]:
 
 
 def _units(found: Sequence[_Layer]) -> list[_Unit]:
-    """fc1 and bn1 are one unit; a BatchNorm of another name or number is its own."""
+    """fc1 and bn1 are one unit, bn1 behind; a BatchNorm of another name or number is its own.
+
+    It might as well be in front of a layer of as many inputs as outputs: that is refused, but where
+    layers of the same names whose sizes tell have theirs behind.
+    """
     dense: dict[tuple[int, ...], list[_Layer]] = defaultdict(list)
     for layer in found:
         if not layer.is_norm and layer.numbers:
             dense[layer.numbers].append(layer)
     patterns = {layer.pattern for layer in found if not layer.is_norm}
     after: dict[int, _Layer] = {}
+    behind, in_front, either = set(), set(), []  # names of pairs, as their sizes have it
     for layer in found:
         owners = dense[layer.numbers] if layer.is_norm and layer.pattern not in patterns else []
-        if len(owners) == 1 and owners[0].n_outputs == layer.n_inputs:
-            if id(owners[0]) in after:
-                raise Wrong(f"one BatchNorm of the number of {owners[0].text}", "two")
-            after[id(owners[0])] = layer
+        if len(owners) != 1:
+            continue
+        (owner,), n, names = owners, layer.n_inputs, (owners[0].pattern, layer.pattern)
+        if owner.n_outputs != n:
+            if owner.n_inputs == n:
+                in_front.add(names)
+            continue
+        if id(owner) in after:
+            raise Wrong(f"one BatchNorm of the number of {owner.text}", "two")
+        after[id(owner)] = layer
+        if owner.n_inputs == n:
+            either.append((owner, layer))
+        else:
+            behind.add(names)
+    for owner, layer in either:
+        if (owner.pattern, layer.pattern) not in behind - in_front:
+            raise Wrong(
+                f"numbers that say which of {layer.text} and {owner.text} is first, such as 0 and "
+                "1",
+                "one number for both, and sizes that fit either way",
+            )
     taken = {id(layer) for layer in after.values()}
     return [
         (layer, after[id(layer)]) if id(layer) in after else (layer,)

@@ -27,6 +27,7 @@ from fastnn.formats.onnx.chain import (
     constant_of,
     finite,
     flipped,
+    known,
     number_of,
     operators,
     rows_of,
@@ -36,6 +37,8 @@ from fastnn.formats.onnx.formulas import Formula
 from fastnn.formats.onnx.proto import Node
 
 OPERATORS, _operator = operators()
+
+_MOST_COMBINED = 256  # inputs of a Sum
 
 
 # ---- layers --------------------------------------------------------------------------------------
@@ -112,6 +115,8 @@ def _batch_normalization(
 
 @_operator("Add", "Sub", "Mul", "Div", "Sum", "Max", "Min", "Pow")
 def _arithmetic(chain: Chain, node: Node, *inputs: Value) -> Value:
+    if len(inputs) > _MOST_COMBINED:
+        raise Wrong(f"at most {_MOST_COMBINED} inputs", f"{len(inputs)}")
     total = inputs[0]
     for value in inputs[1:]:
         total = _combined(chain, "Add" if node.kind == "Sum" else node.kind, total, value)
@@ -178,9 +183,7 @@ def _folded_arithmetic(chain: Chain, name: str, a: Array, b: Array) -> Constant:
         raise Wrong("constants no larger than those in the file", f"{size} values of fewer")
     chain.spend(size)
     if a.dtype.kind in "iu" and b.dtype.kind in "iu":
-        if max(np.abs(a.astype(np.float64)).max(), np.abs(b.astype(np.float64)).max()) >= 2**31:
-            raise Wrong("arithmetic with known sizes", "one that is open, or above 2^31")
-        x, y = a.astype(np.int64), b.astype(np.int64)
+        x, y = known(a).astype(np.int64), known(b).astype(np.int64)
         if name == "Div":
             if not y.all():
                 raise Wrong("a division by other numbers", "0")

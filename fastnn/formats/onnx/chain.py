@@ -195,10 +195,15 @@ class Chain:
         return _UNKNOWN - self._n_unknown
 
     def spend(self, n_values: int) -> None:
-        """Count constants that are about to be computed."""
+        """Count constants that are about to be computed, or copied."""
         self._budget -= n_values
         if self._budget < 0:
             raise Wrong("no more constants than the file has bytes", "more, computed from them")
+
+    def counted(self, texts: Array) -> Array:
+        """Strings, each of which takes as much room as the longest."""
+        self.spend(texts.nbytes // 4)
+        return texts
 
     # -- nodes ----
 
@@ -216,7 +221,8 @@ class Chain:
     def _value(self, name: str) -> Value:
         if name not in self._values and name in self.graph.tensors:
             what = f"initializer {quoted(name)}"
-            self._values[name] = Constant(array_of(self.graph.tensors[name], what))
+            array = array_of(self.graph.tensors[name], what)
+            self._values[name] = Constant(self.counted(array) if array.dtype.kind == "U" else array)
         if name not in self._values:  # a second output of Dropout, BatchNormalization, ...
             raise Wrong("outputs that inference has", quoted(name))
         return self._values[name]
@@ -248,6 +254,7 @@ class Chain:
             raise Wrong(
                 f"numbers of at most {rank} dimensions", f"{array.dtype} of shape {array.shape}"
             )
+        known(array)
         if array.size == 1:
             return rows, float(array.reshape(()))
         sizes = (1,) * (rank - array.ndim) + array.shape
@@ -357,7 +364,8 @@ class Chain:
         last = self._last([self._held(s.rows if isinstance(s, Pair) else s) for s in scores])
         for one in labelled:
             self._check_labels(one, last)
-        if any(not np.array_equal(one, classes[0]) for one in classes):
+        others = {id(one): one for one in classes}  # often one list, by several names
+        if any(not np.array_equal(one, classes[0]) for one in others.values()):
             raise Wrong("outputs that agree on the classes", "two lists of them")
         if labelled or classes or any(isinstance(value, Pair) for value in scores):
             self.task = "classify"
@@ -436,11 +444,18 @@ def constant_of(value: Value | None, what: str) -> Constant:
     return value
 
 
+def known(array: Array) -> Array:
+    """`array`, if no integer in it is a size that the file leaves open (`Chain.unknown`)."""
+    if array.dtype.kind in "iu" and array.size and np.abs(array.astype(np.float64)).max() >= 2**31:
+        raise Wrong("arithmetic with known sizes", "one that is open, or above 2^31")
+    return array
+
+
 def number_of(value: Value | None, what: str) -> float:
     array = constant_of(value, what).array
     if array.size != 1 or array.dtype.kind not in "iuf":
         raise Wrong(f"{what} as one number", f"{array.dtype} of shape {array.shape}")
-    return float(array.reshape(()))
+    return float(known(array).reshape(()))
 
 
 def integers_of(value: Value | None, what: str) -> tuple[int, ...]:

@@ -31,8 +31,17 @@ from fastnn.formats.onnx.proto import Node, text_array
 OPERATORS, _operator = operators()
 
 
-def classes_of(value: Value | None) -> Array:
-    return _as_classes(constant_of(value, "the classes").array)
+def renamed(chain: Chain, labels: Labels, names: Value | None) -> Labels:
+    """names[label] for each label, which was an index so far or had a name before."""
+    array = constant_of(names, "the classes").array
+    chain.spend(array.size)
+    classes = _as_classes(array)
+    if labels.classes is not None:
+        at = labels.classes
+        if at.dtype.kind != "i" or not -classes.size <= at.min() <= at.max() < classes.size:
+            raise Wrong(f"labels that are places in {classes.size} classes", "others")
+        classes = classes[at]
+    return Labels(labels.scores, classes)
 
 
 def _as_classes(array: Array) -> Array:
@@ -69,7 +78,7 @@ def _topk(chain: Chain, node: Node, x: Value, k: Value | None = None) -> Value |
 @_operator("ai.onnx.ml.ArrayFeatureExtractor")
 def _extract(chain: Chain, node: Node, x: Value, y: Value) -> Value:
     if isinstance(y, Labels):
-        return Labels(y.scores, classes_of(x))
+        return renamed(chain, y, x)
     if isinstance(x, Pair):
         return second_of(x, constant_of(y, "the index").array)
     raise Wrong("classes by their label, or the second of two columns", "another value")
@@ -84,10 +93,10 @@ def second_of(pair: Pair, index: Array) -> Rows:
 @_operator("ai.onnx.ml.ZipMap")
 def _zipmap(chain: Chain, node: Node, x: Value) -> Value:
     scores = x if isinstance(x, Pair) else chain.start_at(rows := rows_of(x), len(rows.shape) - 1)
-    return Scores(scores, _named_classes(node, "classlabels_int64s"))
+    return Scores(scores, _named_classes(chain, node, "classlabels_int64s"))
 
 
-def _named_classes(node: Node, integers: str) -> Array:
+def _named_classes(chain: Chain, node: Node, integers: str) -> Array:
     given = [
         node.attributes[name]
         for name in (integers, "classlabels_strings")
@@ -95,8 +104,9 @@ def _named_classes(node: Node, integers: str) -> Array:
     ]
     if len(given) != 1:
         raise Wrong("one list of classes", f"{len(given)}")
-    is_text = isinstance(given[0][0], str)
-    return _as_classes(text_array(given[0], "the classes") if is_text else np.array(given[0]))
+    if isinstance(given[0][0], str):
+        return _as_classes(chain.counted(text_array(given[0], "the classes")))
+    return _as_classes(np.array(given[0]))
 
 
 @_operator("ai.onnx.ml.Normalizer")
@@ -156,7 +166,7 @@ def _linear_regressor(chain: Chain, node: Node, x: Value) -> Value:
 
 @_operator("ai.onnx.ml.LinearClassifier")
 def _linear_classifier(chain: Chain, node: Node, x: Value) -> tuple[Value, ...]:
-    classes = _named_classes(node, "classlabels_ints")
+    classes = _named_classes(chain, node, "classlabels_ints")
     weight, bias = _coefficients(node, len(classes))
     if len(classes) < 2:
         raise Wrong("two classes or more", "one")

@@ -29,11 +29,12 @@ from fastnn.formats.onnx.chain import (
     constant_of,
     flipped,
     integers_of,
+    known,
     operators,
     rows_of,
     text_of,
 )
-from fastnn.formats.onnx.labels import classes_of, second_of
+from fastnn.formats.onnx.labels import renamed, second_of
 from fastnn.formats.onnx.proto import Node, array_of, text_array
 
 OPERATORS, _operator = operators()
@@ -60,7 +61,9 @@ def _dropout(
 @_operator("Cast")
 def _cast(chain: Chain, node: Node, x: Value) -> Value:
     to = node.attributes["to"]
-    if isinstance(x, Labels | Scores | Pair) and (to in FLOATS or to in INTEGERS):
+    if isinstance(x, Labels | Scores | Pair) and to in FLOATS:
+        return x
+    if isinstance(x, Labels) and to in INTEGERS:
         return x
     if isinstance(x, Condition):
         if x.kind == "==" or (to not in FLOATS and to not in INTEGERS):
@@ -83,9 +86,9 @@ def _folded_cast(chain: Chain, array: Array, to: int) -> Constant:
     if array.dtype.kind not in "iufb" or to not in {**FLOATS, **INTEGERS, BOOL: 0}:
         raise Wrong("a Cast of numbers to numbers", f"one of {array.dtype} to element type {to}")
     if to in FLOATS:
-        return Constant(array.astype(np.float64 if to == 11 else np.float32))
+        return Constant(known(array).astype(np.float64 if to == 11 else np.float32))
     if to == BOOL:
-        return Constant(array != 0)
+        return Constant(known(array) != 0)
     limits = np.iinfo(INTEGERS[to])
     if array.dtype.kind == "f" and not (abs(array) < 2**53).all():
         raise Wrong("a Cast that keeps the values", "of large floats to integers")
@@ -124,6 +127,8 @@ def _reshape(chain: Chain, node: Node, x: Value, shape: Value) -> Value:
     if isinstance(x, Constant):
         if any(n < -1 for n in target) or (0 in target):
             raise Wrong("a shape of known sizes", f"{target}")
+        if not x.array.flags.c_contiguous:
+            chain.spend(x.array.size)  # a copy
         return Constant(x.array.reshape(target))
     rows = rows_of(x, allow_integers=True)
     if rows.is_columns:
@@ -278,9 +283,12 @@ def _concat(chain: Chain, node: Node, *inputs: Value) -> Value:
 @_operator("Gather")
 def _gather(chain: Chain, node: Node, data: Value, indices: Value) -> Value:
     if isinstance(indices, Labels):
-        return Labels(indices.scores, classes_of(data))
+        return renamed(chain, indices, data)
     index = constant_of(indices, "the indices").array
     if isinstance(data, Pair):
+        rank = len(data.rows.shape)
+        if axis_of(node.attributes.get("axis", 0), rank) != rank - 1:
+            raise Wrong("the second of two columns", f"axis {node.attributes.get('axis', 0)}")
         return second_of(data, index)
     array = constant_of(data, "what is gathered from").array
     if array.ndim != 1 or index.ndim > 1 or index.dtype.kind != "i" or array.dtype.kind not in "iu":
@@ -322,4 +330,5 @@ def _constant_node(chain: Chain, node: Node) -> Value:
         return Constant(array)
     if name in ("value_int", "value_ints"):
         return Constant(np.asarray(value, np.int64))
-    return Constant(text_array([value] if isinstance(value, str) else value, "the value"))
+    texts = text_array([value] if isinstance(value, str) else value, "the value")
+    return Constant(chain.counted(texts))
