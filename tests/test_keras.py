@@ -223,6 +223,15 @@ REFUSED = {
     "softmax axis": (sequential(D, layer("Softmax", axis=0)), "axis is 0"),
     "axis of size 1": (sequential(layer("InputLayer", batch_shape=[None, 1, 5]), D,
                                   layer("Softmax", axis=1)), "axis 1 of values in more than one"),
+    "softmax of rows": (sequential(layer("InputLayer", batch_shape=[None, 5, 1]),
+                                   layer("Softmax", axis=-1), layer("Flatten"), D),
+                        "Softmax, over all values of a row, found those of the last of several"),
+    "log_softmax of rows": (sequential(layer("InputLayer", batch_shape=[None, 5, 1]),
+                                       layer("Activation", activation="log_softmax")),
+                            "Activation, over all values of a row, found those of the last"),
+    "softmax in an activation": (sequential(layer("InputLayer", batch_shape=[None, None, 5]),
+                                            layer("Activation", activation=layer("Softmax"))),
+                                 "Activation, over all values of a row, found those of the last"),
     "threshold": (sequential(D, layer("ReLU", max_value=None, threshold=1.0)), "threshold"),
     "slope and top": (sequential(D, layer("ReLU", max_value=1, negative_slope=0.1)), "together"),
     "slope": (sequential(D, layer("LeakyReLU", negative_slope="0.1")), "negative_slope is '0.1'"),
@@ -523,6 +532,14 @@ def test_normalization_of_keras(keras):
         assert_agrees(fastnn.from_keras(model), x, exact(keras, model, x))
 
 
+def test_softmax_of_one_axis_among_others(keras):
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((1, 4)), layers.Dense(3), layers.Softmax()])
+    x = rows(4)
+    want = exact(keras, model, x.reshape(-1, 1, 4)).reshape(-1, 3)
+    assert_agrees(fastnn.from_keras(model), x, want)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_what_keras_can_and_fastnn_cannot(keras):
     layers, x = keras.layers, keras.Input((4,))
@@ -549,6 +566,10 @@ def test_what_keras_can_and_fastnn_cannot(keras):
         (keras.Sequential([x, layers.Activation(keras.ops.gelu), twice]), "gelu, found gelu of"),
         (keras.Model(x, [y, x]), "chain|one tensor|two that"),
         (keras.Sequential([layers.Dense(3)]), "build or call the model first"),
+        (
+            keras.Sequential([keras.Input((2, 3)), layers.Softmax(), layers.Flatten()]),
+            "over all values of a row, found those of the last of several axes",
+        ),
         (Own(), "model is a Own, wanted a Sequential or functional model"),
     ]:
         with pytest.raises((ValueError, TypeError), match=rf"^from_keras: .*({text})"):

@@ -123,6 +123,8 @@ def layers(config: dict[str, Any], weights: Weights) -> list[Dense]:
         is_flat = is_flat or kind == "Flatten"
         if not is_flat and settings.get("axis") in (1, [1]):
             raise Wrong(f"{what} over the last axis, -1", "axis 1 of values in more than one axis")
+        if not is_flat and _is_over_outputs(kind, settings) and _has_lead(chain):
+            raise Wrong(f"{what} over all values of a row", "those of the last of several axes")
 
         def take(*names: str, place: Place = place) -> list[_Array]:
             return weights(place, names)
@@ -270,6 +272,18 @@ def _has_axes(chain: Sequence[tuple[Place, str, dict[str, Any]]]) -> bool:
     """Whether the values of a row lie along several axes, as those of an image."""
     shape = _shape(chain)
     return isinstance(shape, list) and len(shape) > 2
+
+
+def _has_lead(chain: Sequence[tuple[Place, str, dict[str, Any]]]) -> bool:
+    """Whether the last of these axes has not all of the values."""
+    return any(n != 1 for n in _shape(chain)[1:-1])
+
+
+def _is_over_outputs(kind: str, settings: dict[str, Any]) -> bool:
+    name = settings.get("activation")
+    if isinstance(name, dict):
+        name = name.get("class_name")
+    return kind == "Softmax" or name in ("Softmax", "softmax", "log_softmax")
 
 
 def _n_inputs(chain: Sequence[tuple[Place, str, dict[str, Any]]]) -> int | None:
