@@ -1,4 +1,4 @@
-"""Plain text tables, for terminals and files alike: no colours, no dependency.
+"""Plain text, for terminals and files alike: tables, durations, words of strangers.
 
 Invariant: what is printed depends on the cells only, never on the terminal's width.
 """
@@ -22,6 +22,16 @@ def table(
 
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([line(titles), rule, *map(line, rows)])
+
+
+def printable(text: str) -> str:
+    """`text`, whose control characters and the like are escaped: "a\\x1b[2J".
+
+    Names of classes and metadata come from files, and a terminal obeys what it is shown.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def duration(seconds: float) -> str:

@@ -346,7 +346,8 @@ def _is_clear(model: Model, z: _Float64, error: _Float64) -> npt.NDArray[np.bool
 
 
 def differences(model: Model, other: Model) -> list[str]:
-    """In what two models are not the same, beside their numbers: task, classes, last activation."""
+    """In what two models are not the same, beside their numbers: task, classes, last activation,
+    and what a uint8 pixel is to them."""
     found = [
         f"task: {model.task} and {other.task}" if model.task != other.task else "",
         "" if np.array_equal(_labels(model), _labels(other)) else "classes",
@@ -354,6 +355,11 @@ def differences(model: Model, other: Model) -> list[str]:
     ends = [str(m.layers[-1]).split()[-1].rstrip(">") for m in (model, other)]
     if ends[0] != ends[1]:
         found.append(f"the last activation: {ends[0]} and {ends[1]}")
+    for name in ("scale", "mean", "std"):
+        one, two = (np.asarray(getattr(m, name)) for m in (model, other))
+        if model.n_inputs == other.n_inputs and not (one == two).all():
+            texts = (f"{x:.9g}" if x.ndim == 0 else "one for each input" for x in (one, two))
+            found.append(f"the {name} of uint8 rows: {' and '.join(texts)}")
     return [line for line in found if line]
 
 

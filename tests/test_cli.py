@@ -51,6 +51,36 @@ def no_mnist(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+def test_a_file_does_not_control_the_terminal(run, tmp_path):
+    """Names of classes and metadata are a stranger's."""
+    path, rows = tmp_path / "evil.safetensors", tmp_path / "rows.npy"
+    names = ["\x1b[31mred", "]]>&\n\x07", "\u202elast"]
+    Model(
+        [Dense(np.eye(3), np.zeros(3))],
+        classes=names,
+        metadata={"\x1b]0;own\x07": "\x1b[2J\r\x9b", "a\nname": "x\ny"},
+    ).save(path)
+    np.save(rows, np.eye(3, dtype=np.float32))
+    for tokens in (
+        ("summary", path), ("summary", path, "--json"), ("trace", path, 0, 0, 1),
+        ("predict", path, rows), ("predict", path, rows, "--json"),
+        ("quantize", path, "-o", tmp_path / "q.safetensors", "--calibration", rows),
+        ("verify", path, "--against", path), ("evaluate", path),
+    ):  # fmt: skip
+        status, out, err = run(*tokens)
+        assert (out + err).replace("\n", "").isprintable(), tokens
+        assert status == 0 or tokens[0] == "evaluate"
+    status, out, _ = run("predict", path, rows)
+    assert out.splitlines() == [
+        f"{rows}[0]: \\x1b[31mred (score 1)",
+        f"{rows}[1]: ]]>&\\n\\x07 (score 1)",
+        f"{rows}[2]: \\u202elast (score 1)",
+    ]
+    assert "a\\nname: x\\ny" in run("summary", path)[1]
+    found = json.loads(run("predict", path, rows, "--json")[1])
+    assert [row["label"] for row in found["results"]] == names
+
+
 @pytest.fixture(scope="module")
 def xor(tmp_path_factory):
     """XOR by steps, in a file."""

@@ -215,11 +215,21 @@ def test_suffixes(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", formats.SUFFIXES)
+def test_a_suffix_in_capitals(tmp_path, suffix):
+    path, model_file = tmp_path / f"a{suffix.upper()}", small()
+    formats.write(path, model_file)
+    assert_same(formats.read(path), model_file)
+    with pytest.raises(LoadError, match=r"\.tflite is .*--tflite 'a b\.TFLITE' "):
+        formats.read("a b.TFLITE")
+
+
+@pytest.mark.parametrize("suffix", formats.SUFFIXES)
 def test_what_is_no_file(tmp_path, suffix):
     with pytest.raises(FileNotFoundError):
         formats.read(tmp_path / f"absent{suffix}")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as caught:
         formats.write(tmp_path / "absent" / f"a{suffix}", small())
+    assert caught.value.filename == str(tmp_path / "absent" / f"a{suffix}")
     pipe = tmp_path / f"pipe{suffix}"
     os.mkfifo(pipe)
     with pytest.raises(LoadError, match="pipe.*expected a regular file"):

@@ -235,6 +235,17 @@ def test_differences():
     assert verify.differences(one, one) == []
 
 
+def test_differences_of_units():
+    layer, mean = Dense(np.eye(2), [0, 0], "softmax"), np.array([0.25, 0.5])
+    one, two = Model([layer]), Model([layer], scale=1 / 255, mean=mean)
+    assert verify.differences(one, two) == [
+        "the scale of uint8 rows: 1 and 0.00392156863",
+        "the mean of uint8 rows: 0 and one for each input",
+    ]
+    assert verify.differences(two, Model([layer], scale=1 / 255, mean=mean.copy())) == []
+    assert verify.differences(two, Model([layer], scale=[1 / 255] * 2, mean=mean)) == []
+
+
 def test_names_of_classes_count_not_their_order_of_sorting():
     """Labels are compared by index."""
     rng = generator(5)

@@ -1,7 +1,8 @@
 """How the commands speak: JSON or text on stdout, notes and progress on stderr.
 
 Invariant: nothing but results reaches stdout, and JSON there is one standard document: a NaN or
-infinity becomes null. Progress is drawn only where stderr is a terminal.
+infinity becomes null. Nothing that a file says controls the terminal: what is not printable is
+escaped here, whatever the command. Progress is drawn only where stderr is a terminal.
 """
 
 import dataclasses
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
 from cyclopts import Parameter, validators
+
+from fastnn.text import printable
 
 if TYPE_CHECKING:
     from fastnn.quantize import Calibration
@@ -43,23 +46,30 @@ class UsageError(Exception):
 
 def result(text: str) -> None:
     """A result for people, on stdout."""
-    print(text)
+    print(_lines(text))
 
 
 def result_json(value: Any) -> None:
     """A result for programs, on stdout."""
-    print(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    print(text)
 
 
 def note(text: str) -> None:
     """Something beside the result, on stderr."""
-    print(text, file=sys.stderr)
+    print(_lines(text), file=sys.stderr)
 
 
 def problem(error: BaseException | str) -> None:
     """One line (and the error's notes) about what went wrong, on stderr."""
     lines = [_words(error), *getattr(error, "__notes__", ())]
-    print(f"fastnn: {chr(10).join(lines)}", file=sys.stderr)
+    print(_lines(f"fastnn: {chr(10).join(lines)}"), file=sys.stderr)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _words(error: BaseException | str) -> str:

@@ -17,6 +17,7 @@ from fastnn import idx, images
 from fastnn.cli import npy
 from fastnn.cli.output import Isa, Json, Threads, problem, result, result_json
 from fastnn.errors import LoadError
+from fastnn.text import printable
 
 _BLOCK_ROWS = 4096
 _GZIP = b"\x1f\x8b"
@@ -125,6 +126,7 @@ def _line(answer: dict[str, Any]) -> str:
     name = answer["file"] + (f"[{answer['row']}]" if "row" in answer else "")
     if "value" in answer:
         return f"{name}: {np.array2string(np.asarray(answer['value']), separator=', ')}"
+    label = printable(str(answer["label"]))
     if "probability" in answer:
-        return f"{name}: {answer['label']} ({100 * answer['probability']:.1f} %)"
-    return f"{name}: {answer['label']} (score {answer['score']:.4g})"
+        return f"{name}: {label} ({100 * answer['probability']:.1f} %)"
+    return f"{name}: {label} (score {answer['score']:.4g})"

@@ -179,7 +179,10 @@ def _classes_text(classes: list[dict[str, Any]]) -> str:
     titles = ["class", "rows", "flips", *(["right", "right in float32"] if has_labels else [])]
     names = ["n_rows", "n_flips", *(["n_right", "n_right_float32"] if has_labels else [])]
     rows = [
-        [str(entry["class"]), *(f"{entry[name]:,}" if entry[name] else "." for name in names)]
+        [
+            text.printable(str(entry["class"])),
+            *(f"{entry[name]:,}" if entry[name] else "." for name in names),
+        ]
         for entry in classes
     ]
     return text.table(titles, rows, right=range(1, len(titles)))

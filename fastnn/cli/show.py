@@ -138,7 +138,7 @@ def summary(
     if network.metadata:
         result("")
         for name, value in network.metadata.items():
-            result(f"{name}: {value}")
+            result(text.printable(f"{name}: {value}"))
 
 
 def _described(model: fastnn.Model) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def trace(
         for line in _layer_lines(layer, values, z[0], activation[0]):
             result(f"  {line}")
         values = activation[0]
-    result(f"\npredict: {answer!s}")
+    result(f"\npredict: {text.printable(str(answer))}")
 
 
 def _row(model: fastnn.Model, inputs: tuple[float, ...]) -> tuple[np.ndarray, str]:

@@ -15,6 +15,7 @@ import contextlib
 import importlib
 import os
 import secrets
+import shlex
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ _NEVER = {
     # A reader of either is more code than it is worth: docs/import.md says why.
     ".tflite": (
         "a format that fastnn does not read",
-        "python -m tf2onnx.convert --tflite {0} --output net.onnx",
+        "python -m tf2onnx.convert --tflite {1} --output net.onnx",
     ),
     ".gguf": (
         "a format that fastnn does not read",
@@ -89,10 +90,11 @@ def read(
     name = Path(os.fsdecode(path))
     if "\0" in str(name):
         raise LoadError(f"{str(name)!r}: no path: it has a null character")
-    suffix = name.suffix if suffix is None else suffix
+    suffix = name.suffix.lower() if suffix is None else suffix
     if suffix in _NEVER:
         why, line = _NEVER[suffix]
-        raise LoadError(f"{name}: {suffix} is {why}; convert it: {line.format(str(name))}")
+        line = line.format(str(name), shlex.quote(str(name)))
+        raise LoadError(f"{name}: {suffix} is {why}; convert it: {line}")
     if suffix not in _MODULES:
         raise LoadError(f"{name}: the format is not known by its suffix, {_wanted(_MODULES)}")
     module = _module(suffix)
@@ -132,9 +134,10 @@ def write(path: str | os.PathLike[str], model_file: ModelFile) -> None:
     `ValueError` for another suffix, or what the format cannot hold; `OSError` if writing fails.
     """
     name = Path(os.fsdecode(path))
-    if name.suffix not in SUFFIXES:
+    suffix = name.suffix.lower()
+    if suffix not in SUFFIXES:
         raise ValueError(f"write: path is {str(name)!r}, {_wanted(SUFFIXES)}")
-    write_bytes(name, _module(name.suffix).pieces(model_file))
+    write_bytes(name, _module(suffix).pieces(model_file))
 
 
 def _wanted(suffixes: Iterable[str]) -> str:
@@ -182,9 +185,11 @@ def write_bytes(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
+        if isinstance(error, OSError) and error.filename == str(beside):
+            error.filename, error.filename2 = str(path), None  # the name that the caller knows
         raise
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -32,6 +32,7 @@ __all__ = ["Place", "from_keras", "layers"]
 _Array = npt.NDArray[Any]
 
 MAX_DEPTH = 8  # of models in models
+MAX_OBJECTS = 32_768  # of JSON: a layer has some twenty
 
 
 def from_keras(model: Any, *, isa: str | None = None) -> Model:
@@ -63,7 +64,9 @@ def from_keras(model: Any, *, isa: str | None = None) -> Model:
 
     try:
         _check_living(model)
-        return Model(layers(json_object(model.to_json(), "the configuration"), weights), isa=isa)
+        return Model(
+            layers(json_object(model.to_json(), "the configuration", MAX_OBJECTS), weights), isa=isa
+        )
     except Wrong as wrong:
         expected, found = wrong.args
         raise ValueError(f"from_keras: expected {expected}, found {found}") from None

@@ -35,7 +35,8 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
             texts.append(archive.unpacked(zipped, by_name[name]))
         stored = archive.unpacked(zipped, by_name[_WEIGHTS])
     metadata, config = (
-        json_object(text, name) for text, name in zip(texts, (_METADATA, _CONFIG), strict=True)
+        json_object(text, name, keras.MAX_OBJECTS)
+        for text, name in zip(texts, (_METADATA, _CONFIG), strict=True)
     )
     version = metadata.get("keras_version")
     if not isinstance(version, str) or not version.startswith("3."):

@@ -21,7 +21,7 @@ from fastnn.quantize import Calibration
 
 MAX_LAYERS = 256
 MAX_WIDTH = 2**24  # of a layer
-_MAX_OBJECTS = 4096  # of a JSON text: 256 layers have two each
+_MAX_OBJECTS = 4096  # of a JSON text: 256 layers have two each, Keras' some twenty
 
 TASKS = ("classify", "regress")
 
@@ -106,16 +106,16 @@ def quoted(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def json_object(text: str | bytes, what: str) -> dict[str, Any]:
-    """A JSON object without a duplicate key, NaN or Infinity."""
+def json_object(text: str | bytes, what: str, most: int = _MAX_OBJECTS) -> dict[str, Any]:
+    """A JSON object of at most `most` objects, without a duplicate key, NaN or Infinity."""
 
     n_objects = 0
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal n_objects
         n_objects += 1
-        if n_objects > _MAX_OBJECTS:
-            raise Wrong(f"at most {_MAX_OBJECTS} objects in {what}", "more")
+        if n_objects > most:
+            raise Wrong(f"at most {most} objects in {what}", "more")
         found = dict(pairs)
         if len(found) < len(pairs):
             twice = Counter(name for name, _ in pairs).most_common(1)[0][0]

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from fastnn.model import activation_text, kernel_texts
 from fastnn.plot.curves import curve
 from fastnn.plot.sheet import GREY, NEGATIVE, POSITIVE, sheet
+from fastnn.text import printable
 
 if TYPE_CHECKING:
     from fastnn.layers import Dense
@@ -83,7 +84,7 @@ def _task(model: Model) -> str:
         return "answers with a number" if model.n_outputs == 1 else "answers with numbers"
     if len(classes) > 4:
         return f"answers with one of {len(classes)} classes"
-    return "answers with " + " or ".join(map(str, classes))
+    return "answers with " + " or ".join(printable(str(label)) for label in classes)
 
 
 # ---- neurons -------------------------------------------------------------------------------------
@@ -158,7 +159,8 @@ def _answers(model: Model) -> list[str]:
     classes, n = model.classes_, model.n_outputs
     if classes is None:
         return ["y"] if n == 1 else [f"y{j}" for j in range(n)]
-    return [f"{classes[0]} or {classes[1]}"] if n == 1 else [str(label) for label in classes]
+    names = [printable(str(label)) for label in classes]
+    return [f"{names[0]} or {names[1]}"] if n == 1 else names
 
 
 def _arrows(axes: Any, words: list[str], column: list[tuple[float, float]]) -> None:
@@ -363,7 +365,8 @@ def _images(axes: Any, model: Model, top: float, columns: int, n: int) -> None:
     height, width = n_rows * (_SIDE + down), columns * (_SIDE + right)
     page = np.ones((height, width, 3))
     top -= 0.5
-    labels = model.classes_ if len(model.layers) == 1 else None
+    is_named = len(model.layers) == 1 and model.classes_ is not None
+    labels = _answers(model) if is_named else None
     for j in range(n):
         y, x = j // columns * (_SIDE + down) + down - 1, j % columns * (_SIDE + right) + 1
         page[y - 1 : y + _SIDE + 1, x - 1 : x + _SIDE + 1] = 0.85  # a frame
@@ -371,7 +374,7 @@ def _images(axes: Any, model: Model, top: float, columns: int, n: int) -> None:
         if n <= _NEURONS:
             axes.text(
                 _MARGIN + (x + _SIDE / 2) * pixel, top - (y - 3.6) * pixel,
-                f"neuron {j}" if labels is None else str(labels[j]),
+                f"neuron {j}" if labels is None else labels[j],
                 ha="center", va="center", fontsize=8.5,
             )  # fmt: skip
     limits = axes.axis()
