@@ -123,6 +123,19 @@ def virtual() -> bytes:
     return h5(kernel=add)
 
 
+_WIDE = 4096
+WIDE_CONFIG = sequential(
+    layer("InputLayer", {**INPUT, "batch_shape": [None, _WIDE]}),
+    layer("Dense", {**DENSE, "units": _WIDE, "use_bias": False}),
+)
+
+
+def deflated_zeros(group: Any, name: str) -> None:
+    """64 MB in 300 kB, and as a zip entry in 3 kB."""
+    values = np.zeros((_WIDE, _WIDE), np.float32)
+    put(group, name, values, compression="gzip", compression_opts=1, chunks=(64, _WIDE))
+
+
 def cycle(file: Any) -> None:
     file["model_weights/dense/again"] = file["model_weights"]
 
@@ -206,6 +219,9 @@ H5_ATTACKS: dict[str, Attack] = {
                 compression_opts=9, chunks=(1, 2**22),
             )
         )
+    ),
+    "a sound network of 64 MB of zeros": lazily(
+        lambda: h5(WIDE_CONFIG, kernel=lambda group: deflated_zeros(group, "kernel"), bias=None)
     ),
     # types and filters
     "doubles beyond float32": h5(kernel=np.array([[0, 1e39]])),
@@ -361,6 +377,13 @@ KERAS_ATTACKS: dict[str, Attack] = {
     "wrong checksum": lying("config.json", crc=1),
     "size lies": lying("config.json", size=10),
     "bomb: configuration of 96 MB": lazily(lambda: keras(b" " * (3 * 2**25), method=DEFLATED)),
+    "a sound network of 64 MB of zeros, deflated twice": lazily(
+        lambda: keras(
+            WIDE_CONFIG,
+            stored=image(lambda file: deflated_zeros(file, "layers/dense/vars/0")),
+            method=DEFLATED,
+        )
+    ),
     "bomb: weights of 96 MB": lazily(lambda: keras(stored=bytes(3 * 2**25), method=DEFLATED)),
     "configuration of 1 MB of objects": keras(b'{"a":[' + b"{}," * 340_000 + b"{}]}"),
     "configuration nested deep": keras(b"[" * 100_000),

@@ -105,6 +105,35 @@ def after_gemm(kind: str, more: bytes = b"", inputs: Sequence[str] = ("z",)) -> 
     return with_nodes(NODES[0], node(kind, inputs, ["y"], more))
 
 
+def turned(times: int) -> bytes:
+    """A constant of 1 MB, transposed and reshaped, so copied, again and again."""
+    shapes = [
+        tensor("wide", (2,), struct.pack("<2q", 1024, 256), kind=INT64),
+        tensor("square", (2,), struct.pack("<2q", 512, 512), kind=INT64),
+    ]
+    nodes, at = [], "big"
+    for i in range(times):
+        nodes.append(node("Transpose", [at], [f"t{i}"]))
+        nodes.append(node("Reshape", [f"t{i}", "square" if i % 2 else "wide"], [f"r{i}"]))
+        at = f"r{i}"
+    big = tensor("big", (512, 512), bytes(2**20))
+    more = [node("MatMul", ["x", at], ["u"]), node("Relu", ["u"], ["y"])]
+    inputs = [value("x", ("n", 512))]
+    return model(graph([*nodes, *more], [big, *shapes], inputs, [value("y", ("n", 512))]))
+
+
+def labelled(times: int, texts: bytes = b"") -> bytes:
+    """Labels under `times` names, of one list of classes, or of a list of texts each."""
+    nodes, outputs = [NODES[0], node("ArgMax", ["z"], ["i"], number("axis", 1))], []
+    for i in range(times):
+        if texts:
+            nodes.append(node("Constant", [], [f"c{i}"], attribute("value_strings", texts, 8)))
+        nodes.append(node("Gather", [f"c{i}" if texts else "c", "i"], [f"y{i}"]))
+        outputs.append(value(f"y{i}", ("n",), INT64))
+    classes = tensor("c", (500_000,), bytes(2_000_000), kind=6)
+    return model(graph(nodes, TENSORS if texts else [*TENSORS, classes], outputs=outputs))
+
+
 def external(**entries: str) -> bytes:
     """A weight whose bytes are elsewhere."""
     more = b"".join(message(13, message(1, k) + message(2, v)) for k, v in entries.items())
@@ -277,6 +306,14 @@ ATTACKS: dict[str, Attack] = {
     ),
     "a chain of 100,000 nodes": lazily(lambda: chain(100_000)),
     "a chain of 3,000 nodes": lazily(lambda: chain(3000)),
+    "a constant copied 400 times": lazily(lambda: turned(400)),
+    "one list of 500,000 classes 300 times": lazily(lambda: labelled(300)),
+    "250 lists of long texts": lazily(
+        lambda: labelled(250, message(9, "a" * 5000) + message(9, "b") * 199)
+    ),
+    "a sum of 50,000": lazily(
+        lambda: with_nodes(NODES[0], node("Sum", ["z"] * 50_000, ["s"]), node("Relu", ["s"], ["y"]))
+    ),
     "names of a million characters": lazily(
         lambda: with_nodes(
             node("Gemm", ["x", "w", "b"], ["z" * 10**6]),
