@@ -97,7 +97,8 @@
 
 /* y[m, n vectors], from `panel` on, for constant m, n and `fetch`; the last panel may be in use in part.
  * What the CPU does not foresee is fetched by hand, for two instructions a step: the weights needed next
- * (t->ahead), or those of the list some steps on, where it has gaps (784-128-10: 6 to 8 % on Zen 3). */
+ * (t->ahead), or those of the list some steps on, where it has gaps (784-128-10: 6 to 8 % on Zen 3). A list
+ * IN_A_ROW is not read, which int8 on AVX2 gains 2 % by. */
 INLINE void OF(tile)(const fnn_tile *t, const int m, const int n, int64_t panel, const int fetch)
 {
     const char *w = (const char *)t->w + panel * t->panel_stride;
@@ -115,8 +116,9 @@ INLINE void OF(tile)(const fnn_tile *t, const int m, const int n, int64_t panel,
     }
 
     START;
+    const int64_t first = fetch == IN_A_ROW ? list[0] : 0;
     for (int64_t at = 0; at < n_active; at++) {
-        const int64_t k = list[at];
+        const int64_t k = fetch == IN_A_ROW ? first + at : list[at];
         const char *const wk = w + k * (NR * KW);
         const char *xk = x + k * 4;
         OPAQUE(xk);
@@ -211,6 +213,9 @@ INLINE void OF(rows)(const fnn_tile *t, const int m)
         OF(tile)(t, m, FNN_NV, 0, FETCH_AHEAD);
         return;
     }
+    if (OF(IN_PAIRS) && m == FNN_MR && t->n_active > 0 &&
+        t->list[t->n_active - 1] - t->list[0] == (uint32_t)t->n_active - 1)
+        for (; left >= FNN_NV; left -= FNN_NV, panel++) OF(tile)(t, m, FNN_NV, panel, IN_A_ROW);
     /* Not int8, whose steps are short of time for it: 5 % lost on AVX2. */
     if (!OF(IS_SCALED) && (m == FNN_MR || m == 1) && t->has_gaps)
         for (; left >= most; left -= most, panel += most / FNN_NV)

@@ -34,7 +34,7 @@
 #define CERTIFY_bf16 NULL
 #define CERTIFY_i8 NULL
 
-enum { FETCH_NOTHING, FETCH_AHEAD, FETCH_LISTED, STEPS_LATER = 8 }; /* of a tile, see microkernel.h */
+enum { FETCH_NOTHING, FETCH_AHEAD, FETCH_LISTED, IN_A_ROW, STEPS_LATER = 8 }; /* of a tile, see microkernel.h */
 
 /* KR: inputs of a group. KW: bytes of a column's weights of a group. BITS: of a group that are not all zero if it matters (-0 does not).
  * REGISTERS: what a spread group or a loaded weight vector takes. SPARE: what a step takes beside those.
