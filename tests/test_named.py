@@ -165,6 +165,17 @@ def test_a_batch_norm_of_a_square_layer_is_where_those_of_other_layers_are():
     np.testing.assert_allclose(found[1].bias, np.full(4, -np.sqrt(2)), rtol=1e-6)
 
 
+def test_a_batch_norm_that_fits_in_front_alone_is_in_front():
+    layers = network(6, 5, 3)
+    arrays = arrays_of(layers, [("fc1.weight", "fc1.bias"), ("fc2.weight", "fc2.bias")])
+    arrays |= {"bn1.running_mean": np.ones(6), "bn1.running_var": np.full(6, 4 - 1e-5)}
+    found = read(arrays, ["identity", "relu", "identity"])
+    np.testing.assert_allclose(found[0].weight, layers[0][0] / 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        found[0].bias, layers[0][1] - layers[0][0].sum(axis=0) / 2, rtol=1e-5, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("widths", [(4, 4, 4, 2), (4, 4, 4, 4)])
 def test_a_batch_norm_that_fits_in_front_and_behind_is_refused(widths):
     with pytest.raises(Wrong) as caught:
