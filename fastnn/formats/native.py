@@ -148,7 +148,7 @@ def parse(
     if activations is None:
         raise Wrong(
             f"the metadata key {KEY!r} of a fastnn model, or for a file of another program the "
-            'option activations=["relu", "softmax"], one a layer',
+            'option activations=["relu", "softmax"], one a layer (fastnn convert --activations)',
             f"the metadata keys {quoted(sorted(metadata))} and the tensors "
             f"{quoted([tensor.name for tensor in tensors])}",
         )

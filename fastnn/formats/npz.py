@@ -119,7 +119,7 @@ def parse(
         raise Wrong(
             "an entry 'activations' with one string per layer, as in numpy.savez(..., W0=..., "
             'b0=..., activations=["relu", "softmax"]), or the option activations=["relu", '
-            '"softmax"]',
+            '"softmax"] (fastnn convert --activations)',
             f"only {quoted(sorted(arrays))}, and activations are not guessed",
         )
     return checked("the model", lambda: ModelFile(named.layers(arrays, activations, layout)))
