@@ -46,12 +46,13 @@ def frozen(array: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
 
 
 def most_unpacked(n_bytes: int) -> int:
-    """What a compressed file of so many bytes may unpack to: 16 MiB, and 50 bytes for each.
+    """What a compressed file of so many bytes may unpack to: 4 MiB, and 50 bytes for each.
 
     Deflate goes up to 1,032 times, which no numbers that mean something do: MNIST's images shrink
-    to a fifth, weights to nine tenths.
+    to a fifth, weights to nine tenths. In memory a half becomes a double and two floats for a
+    while, seven times as much.
     """
-    return (16 << 20) + 50 * n_bytes
+    return (4 << 20) + 50 * n_bytes
 
 
 def is_text(text: str) -> bool:

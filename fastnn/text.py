@@ -3,6 +3,7 @@
 Invariant: what is printed depends on the cells only, never on the terminal's width.
 """
 
+import unicodedata
 from collections.abc import Collection, Sequence
 
 
@@ -27,11 +28,16 @@ def table(
 def printable(text: str) -> str:
     """`text`, whose control characters and the like are escaped: "a\\x1b[2J".
 
-    Names of classes and metadata come from files, and a terminal obeys what it is shown.
+    Names of classes and metadata come from files, and a terminal obeys what it is shown. Blanks of
+    any width stay, and the joiners of letters and pictures.
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if _is_shown(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_shown(c: str) -> bool:
+    return c.isprintable() or c in "\u200c\u200d" or unicodedata.category(c) == "Zs"
 
 
 def duration(seconds: float) -> str:

@@ -187,7 +187,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
     assert len(data) < 200_000
     tracemalloc.start()
     try:
-        refused(data, f"at most {2**24 + 50 * len(data)} bytes in all datasets")
+        refused(data, f"at most {2**22 + 50 * len(data)} bytes in all datasets")
         refused(data, f"at most {2**20} bytes in all datasets", max_bytes=2**20)
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:

@@ -229,7 +229,7 @@ REFUSED = {
     "log_softmax of rows": (sequential(layer("InputLayer", batch_shape=[None, 5, 1]),
                                        layer("Activation", activation="log_softmax")),
                             "Activation, over all values of a row, found those of the last"),
-    "softmax in an activation": (sequential(layer("InputLayer", batch_shape=[None, None, 5]),
+    "softmax in an activation": (sequential(layer("InputLayer", batch_shape=[None, 2, 5]),
                                             layer("Activation", activation=layer("Softmax"))),
                                  "Activation, over all values of a row, found those of the last"),
     "threshold": (sequential(D, layer("ReLU", max_value=None, threshold=1.0)), "threshold"),
@@ -530,6 +530,17 @@ def test_normalization_of_keras(keras):
         model = keras.Sequential([keras.Input((6,)), norm, layers.Dense(3, "softmax")])
         x = rows(6)
         assert_agrees(fastnn.from_keras(model), x, exact(keras, model, x))
+
+
+def test_softmax_of_rows_in_a_sequence(keras):
+    """Where the number of rows is open, a row is the last axis."""
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((None, 6)), layers.Dense(4, "relu"), layers.Dense(3, "softmax")]
+    )
+    x = rows(6)
+    want = exact(keras, filled(model), x.reshape(-1, 3, 6)).reshape(-1, 3)
+    assert_agrees(fastnn.from_keras(model), x, want)
 
 
 def test_softmax_of_one_axis_among_others(keras):

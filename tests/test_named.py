@@ -457,7 +457,7 @@ def test_options_are_checked_before_the_file_is(tmp_path):
 @pytest.mark.parametrize(
     ("suffix", "line"),
     [
-        (".pt", r"safetensors\.torch\.save_file\(torch\.load\('.*net\.pt', weights_only=True\)"),
+        (".pt", r"import torch, .*\.save_file\(torch\.load\('.*net\.pt', weights_only=True\)"),
         (".pth", "save_file"),
         (".bin", "save_file"),
         (".ckpt", "save_file"),

@@ -1396,6 +1396,60 @@ def test_classes_are_not_copied_again_and_again():
     refused(g.model(*outputs), "no more constants than the file has bytes")
 
 
+def test_names_of_names_do_not_grow():
+    """Few bytes that name many labels by one long text."""
+    g = Graph()
+    label = g.node("ArgMax", g.dense("x", W, B), axis=1)
+    at = g.node("Gather", g.tensor(np.zeros(30_000), np.int64), label)
+    names = g.node("Constant", value_strings=["a" * 10_000])
+    refused(g.model(g.node("Gather", names, at)), "no more constants than the file has bytes")
+    g = Graph()
+    at = g.node("ArgMax", g.dense("x", W, B), axis=1)
+    at = g.node("Gather", g.tensor(np.zeros(100_000), np.int64), at)
+    for _ in range(100):
+        at = g.node("Gather", g.tensor([0], np.int64), at)
+    refused(g.model(at), "no more constants than the file has bytes")
+
+
+def test_weights_are_not_scaled_again_and_again():
+    for kind, value in (("Mul", np.ones(5)), ("Add", np.ones(5)), ("MatMul", np.eye(5))):
+        g = Graph()
+        at = g.node("MatMul", "x", W)
+        for _ in range(63):
+            at = g.node(kind, at, value)
+        assert read(g.model(at)).n_outputs == 5
+        for _ in range(2):
+            at = g.node(kind, at, value)
+        refused(g.model(at), "more than 64 steps without an activation between them")
+
+
+CASTS = {
+    "uint8": (2, [0, 300, 700]), "int8": (3, [0, 128, 1]), "int32": (6, [0, 2**31, 1]),
+    "float16": (10, [0, 2049, 1]), "float": (1, [0, 2**24 + 1, 1]), "bfloat16": (16, [0, 257, 1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CASTS)
+def test_labels_that_another_type_does_not_hold(kind):
+    to, classes = CASTS[kind]
+    for names, fits in ((classes, False), ([0, 100, 1], True)):
+        g = Graph()
+        label = g.node("ArgMax", g.node("MatMul", "x", W[:, :3]), axis=1)
+        told = g.node("Cast", g.node("Gather", g.tensor(names, np.int64), label), to=to)
+        if fits:
+            assert read(g.model(told)).classes_.tolist() == names
+        else:
+            refused(g.model(told), "a Cast that keeps the labels")
+
+
+def test_labels_that_are_texts_are_no_numbers():
+    g = Graph()
+    label = g.node("ArgMax", g.node("MatMul", "x", W[:, :3]), axis=1)
+    names = g.node("Constant", value_strings=["3", "5", "9"])
+    told = g.node("Cast", g.node("Gather", names, label), to=INT64)
+    refused(g.model(told), "labels that are numbers, found strings")
+
+
 def test_texts_do_not_grow():
     g = Graph()
     label = g.node("ArgMax", g.dense("x", W, B), axis=1)

@@ -238,12 +238,18 @@ def test_differences():
 def test_differences_of_units():
     layer, mean = Dense(np.eye(2), [0, 0], "softmax"), np.array([0.25, 0.5])
     one, two = Model([layer]), Model([layer], scale=1 / 255, mean=mean)
-    assert verify.differences(one, two) == [
-        "the scale of uint8 rows: 1 and 0.00392156863",
-        "the mean of uint8 rows: 0 and one for each input",
+    (line,) = verify.differences(one, two)
+    assert line.startswith("what a uint8 p is: p and ")
+    same = [
+        (one, Model([layer], scale=1.0)),
+        (two, Model([layer], scale=np.float32(1 / 255), mean=mean.copy())),
+        (two, Model([layer], scale=[1 / 255] * 2, mean=mean)),
+        (two, Model([layer], mean=255 * mean, std=255)),
     ]
-    assert verify.differences(two, Model([layer], scale=1 / 255, mean=mean.copy())) == []
-    assert verify.differences(two, Model([layer], scale=[1 / 255] * 2, mean=mean)) == []
+    for a, b in same:
+        assert verify.differences(a, b) == []
+    assert verify.differences(two, Model([layer], scale=1.00001 / 255, mean=mean))
+    assert verify.differences(two, Model([layer], scale=1 / 255, mean=mean + np.array([0, 1e-4])))
 
 
 def test_names_of_classes_count_not_their_order_of_sorting():

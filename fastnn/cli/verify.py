@@ -50,7 +50,7 @@ def verify(
 ) -> int:
     """Compare a model's answers with another's: largest errors, flipped labels, what is allowed.
 
-    Status 0: the two agree within what rounding may do, 1: they do not.
+    Status 0: the two agree within what rounding may do, 1: they do not, or cannot be compared.
     """
     network = fastnn.load(model, precision=precision, isa=isa)
     other: fastnn.Model | str = against

@@ -46,8 +46,11 @@ SUFFIXES = (".safetensors", ".npz", ".onnx")
 """The suffixes of the formats that hold all of a model, for `write`; the native one first."""
 
 _PICKLES = "a pickle, which runs what it says when it is read"
-_TORCH = "safetensors.torch.save_file(torch.load({0!r}, weights_only=True), 'net.safetensors')"
-_SKLEARN = "fastnn.from_sklearn(joblib.load({0!r})).save('net.safetensors')"
+_TORCH = (
+    "import torch, safetensors.torch as s; "
+    "s.save_file(torch.load({0!r}, weights_only=True), 'net.safetensors')"
+)
+_SKLEARN = "import fastnn, joblib; fastnn.from_sklearn(joblib.load({0!r})).save('net.safetensors')"
 _NEVER = {
     **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), (_PICKLES, _TORCH)),
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), (_PICKLES, _SKLEARN)),

@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import math
 import os
 import signal
 import subprocess
@@ -34,8 +33,12 @@ _WORKER = Path(__file__).with_name("hdf5_worker.py")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCK = 64  # bytes, the least of any version with what is behind it
 _SPARE_MEMORY = 2**26  # of the worker, for the library's own needs
-_SECONDS = 10  # of processor time: a busy machine may take long over a fifth of a second's work
-_SECONDS_PER_BYTE = 1e-7
+# Of processor time for the file alone, of which a sound one takes hundredths: the library may not
+# come to an end on a damaged one. Many small objects take their time, in as many bytes.
+_SECONDS = 1
+_SECONDS_PER_BYTE = 4e-6
+_MOST_FOR_OBJECTS = 10
+_SECONDS_PER_UNPACKED_BYTE = 2e-8
 _PATIENCE = 300  # seconds of waiting
 
 
@@ -55,7 +58,11 @@ def read(
         "attributes": attributes,
         "bytes": budget,
         "memory": budget + 2 * len(data) + _SPARE_MEMORY,
-        "seconds": math.ceil(_SECONDS + _SECONDS_PER_BYTE * len(data)),
+        "seconds": round(
+            _SECONDS
+            + min(_SECONDS_PER_BYTE * len(data), _MOST_FOR_OBJECTS)
+            + _SECONDS_PER_UNPACKED_BYTE * budget
+        ),
         "path": _folders(),
     }
     answer = _ask(task, data)

@@ -278,8 +278,8 @@ def _has_axes(chain: Sequence[tuple[Place, str, dict[str, Any]]]) -> bool:
 
 
 def _has_lead(chain: Sequence[tuple[Place, str, dict[str, Any]]]) -> bool:
-    """Whether the last of these axes has not all of the values."""
-    return any(n != 1 for n in _shape(chain)[1:-1])
+    """Whether the last of these axes is not all of a row, as it is where other sizes are open."""
+    return _n_inputs(chain) is not None and any(n != 1 for n in _shape(chain)[1:-1])
 
 
 def _is_over_outputs(kind: str, settings: dict[str, Any]) -> bool:

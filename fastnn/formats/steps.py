@@ -11,7 +11,8 @@ what belongs to one layer is folded here, and nowhere else:
 Invariant: all of it is float64 until `layers()`, which rounds each weight once. An activation
 without a product before it gets a layer that multiplies by one (a diagonal), but for at most
 `MAX_DIAGONAL` values, and as many weights as one such layer has, in all of a network: a file of a
-few bytes must not become large matrices.
+few bytes must not become large matrices. Nor may it touch large ones again and again: at most
+`MAX_FOLDED` steps go into the weights of one layer.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ import numpy.typing as npt
 from fastnn.formats.model_file import MAX_LAYERS
 from fastnn.layers import Dense
 
-__all__ = ["MAX_DIAGONAL", "Steps"]
+__all__ = ["MAX_DIAGONAL", "MAX_FOLDED", "Steps"]
 
 MAX_DIAGONAL = 1024
+MAX_FOLDED = 64
 
 _Float64 = npt.NDArray[np.float64]
 _Range = tuple[float, float]
@@ -50,6 +52,7 @@ class Steps:
         self._done: list[tuple[_Float64, _Float64, str, dict[str, float]]] = []
         self._linear: tuple[_Float64, _Float64] | None = None  # no activation yet
         self._affine: tuple[_Float64, _Float64] | None = None  # no product yet
+        self._n_folded = 0  # steps that became part of the open product
         self._quantized: _Range | None = None  # what the next product takes
         self._range: _Range | None = None  # what the open product takes
         self._ranges: list[_Range | None] = []
@@ -80,6 +83,7 @@ class Steps:
             v, a = self._linear
             is_less = v.shape[0] * w.shape[1] <= v.size + w.size
             if self._merge and self._quantized is None and is_less:
+                self._fold()
                 w, b = v @ w, a @ w + b
             else:
                 self._close("identity", {})
@@ -115,6 +119,7 @@ class Steps:
             self._n = n if n > 1 else None
         s, t = _per_value(scale, n, "scale"), _per_value(shift, n, "offset")
         if self._linear is not None:
+            self._fold()
             w, b = self._linear
             is_shift = bool((s == 1).all())  # a bias, which needs no copy of the weights
             self._linear = (w if is_shift else w * s, b * s + t)
@@ -177,6 +182,11 @@ class Steps:
         if self._n is not None and self._n != n:
             raise ValueError(f"{what} takes {n} values, but a row has {self._n} here")
 
+    def _fold(self) -> None:
+        self._n_folded += 1
+        if self._n_folded > MAX_FOLDED:
+            raise ValueError(f"more than {MAX_FOLDED} steps without an activation between them")
+
     def _need_linear(self, what: str) -> None:
         """A layer to close: the one that is open, or a diagonal one."""
         if self._linear is not None:
@@ -206,6 +216,7 @@ class Steps:
         self._done.append((*self._linear, name, parameters))
         self._ranges.append(self._range)
         self._linear = self._range = None
+        self._n_folded = 0
 
 
 def _per_value(values: npt.ArrayLike, n: int, what: str) -> _Float64:

@@ -134,6 +134,32 @@ def labelled(times: int, texts: bytes = b"") -> bytes:
     return model(graph(nodes, TENSORS if texts else [*TENSORS, classes], outputs=outputs))
 
 
+def named_by_one_text() -> bytes:
+    """Labels that all are one long text, in 40 kB."""
+    text = attribute("value_strings", message(9, "a" * 10_000), 8)
+    nodes = [
+        NODES[0],
+        node("ArgMax", ["z"], ["i"], number("axis", 1)),
+        node("Constant", [], ["text"], text),
+        node("Gather", ["zeros", "i"], ["j"]),
+        node("Gather", ["text", "j"], ["y"]),
+    ]
+    zeros = tensor("zeros", (30_000,), bytes(30_000), kind=3)
+    return model(graph(nodes, [*TENSORS, zeros], outputs=[value("y", ("n",), 8)]))
+
+
+def scaled(times: int) -> bytes:
+    """A matrix of 65,536 weights, and as many products by two numbers behind it."""
+    k = 2**15
+    nodes, at = [node("MatMul", ["x", "wide"], ["m0"])], "m0"
+    for i in range(1, times + 1):
+        nodes.append(node("Mul", [at, "two"], [f"m{i}"]))
+        at = f"m{i}"
+    tensors = [tensor("wide", (k, 2), bytes(8 * k)), tensor("two", (2,), f4(1, 2))]
+    nodes.append(node("Relu", [at], ["y"]))
+    return model(graph(nodes, tensors, [value("x", ("n", k))]))
+
+
 def external(**entries: str) -> bytes:
     """A weight whose bytes are elsewhere."""
     more = b"".join(message(13, message(1, k) + message(2, v)) for k, v in entries.items())
@@ -311,6 +337,8 @@ ATTACKS: dict[str, Attack] = {
     "250 lists of long texts": lazily(
         lambda: labelled(250, message(9, "a" * 5000) + message(9, "b") * 199)
     ),
+    "30,000 labels of 10,000 characters": lazily(named_by_one_text),
+    "a large matrix scaled 500 times": lazily(lambda: scaled(500)),
     "a sum of 50,000": lazily(
         lambda: with_nodes(NODES[0], node("Sum", ["z"] * 50_000, ["s"]), node("Relu", ["s"], ["y"]))
     ),

@@ -12,6 +12,8 @@ import numpy as np
 
 from fastnn.formats.model_file import Wrong, quoted
 from fastnn.formats.onnx.chain import (
+    FLOATS,
+    INTEGERS,
     Array,
     Chain,
     Constant,
@@ -40,8 +42,28 @@ def renamed(chain: Chain, labels: Labels, names: Value | None) -> Labels:
         at = labels.classes
         if at.dtype.kind != "i" or not -classes.size <= at.min() <= at.max() < classes.size:
             raise Wrong(f"labels that are places in {classes.size} classes", "others")
+        chain.spend(at.size * max(1, classes.itemsize // 4))  # of a text as many as characters
         classes = classes[at]
     return Labels(labels.scores, classes)
+
+
+def cast(labels: Labels, to: int) -> Labels:
+    """Labels as another type that has room for all of them."""
+    names, rows = labels.classes, labels.scores
+    if names is None:  # places
+        width = 2 if isinstance(rows, Pair) else rows.width
+        names = np.array([0, (width or 2**24) - 1])
+    if names.dtype.kind != "i":
+        raise Wrong("a Cast of labels that are numbers", "strings")
+    if to in FLOATS:  # 16: bfloat16
+        most = {1: 2**24, 10: 2**11, 11: 2**53, 16: 2**8}[to]
+        least = -most
+    else:
+        least, most = np.iinfo(INTEGERS[to]).min, np.iinfo(INTEGERS[to]).max
+    if not least <= names.min() <= names.max() <= most:
+        found = f"{names.min()} to {names.max()} to element type {to}"
+        raise Wrong("a Cast that keeps the labels", found)
+    return labels
 
 
 def _as_classes(array: Array) -> Array:

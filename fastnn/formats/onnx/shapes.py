@@ -34,7 +34,7 @@ from fastnn.formats.onnx.chain import (
     rows_of,
     text_of,
 )
-from fastnn.formats.onnx.labels import renamed, second_of
+from fastnn.formats.onnx.labels import cast, renamed, second_of
 from fastnn.formats.onnx.proto import Node, array_of, text_array
 
 OPERATORS, _operator = operators()
@@ -61,10 +61,10 @@ def _dropout(
 @_operator("Cast")
 def _cast(chain: Chain, node: Node, x: Value) -> Value:
     to = node.attributes["to"]
-    if isinstance(x, Labels | Scores | Pair) and to in FLOATS:
+    if isinstance(x, Scores | Pair) and to in FLOATS:
         return x
-    if isinstance(x, Labels) and to in INTEGERS:
-        return x
+    if isinstance(x, Labels) and (to in FLOATS or to in INTEGERS):
+        return cast(x, to)
     if isinstance(x, Condition):
         if x.kind == "==" or (to not in FLOATS and to not in INTEGERS):
             raise Wrong("a comparison as numbers", f"a Cast to element type {to}")
