@@ -14,10 +14,14 @@ import numpy as np
 
 cimport cython
 cimport numpy as cnp
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals as check_signals
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.errno cimport EINTR, errno
 from libc.math cimport isnan
 from libc.stdint cimport int8_t, int64_t, uint64_t
 from libc.string cimport memset
+from posix.unistd cimport read
 
 cnp.import_array()
 
@@ -233,6 +237,40 @@ def activate(str name, x, isa=None, **parameters):
         raise TypeError(f"activate: {name} has no parameter {', '.join(parameters)}")
     fnn_activate(best_row(isa), i, values, <float *>cnp.PyArray_DATA(y), cnp.PyArray_SIZE(y))
     return y
+
+
+cdef extern from "<sys/mman.h>" nogil:
+    int madvise(void *at, size_t n, int advice)
+    int MADV_HUGEPAGE
+
+
+def read_bytes(int fd, Py_ssize_t n):
+    """Up to `n` bytes of a file from where it is, fewer only at its end. Raises OSError.
+
+    As `os.read`, but large ones go to huge pages where there are some, as NumPy's arrays do: to
+    get pages of 4 KiB takes longer than to read.
+    """
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, n)
+    cdef char *to = PyBytes_AS_STRING(made)
+    cdef uint64_t page = 1 << 21, first = <uint64_t>to, last = first + n
+    cdef Py_ssize_t done = 0, got = 0
+    cdef int error = 0
+    first, last = (first + page - 1) // page * page, last // page * page
+    if last > first:
+        madvise(<void *>first, last - first, MADV_HUGEPAGE)  # a wish; refusal is harmless
+    while done < n:
+        with nogil:
+            got = read(fd, to + done, n - done)
+            error = errno
+        if got < 0 and error == EINTR:
+            check_signals()
+        elif got < 0:
+            raise OSError(error, os.strerror(error))
+        elif got == 0:
+            break
+        else:
+            done += got
+    return made if done == n else made[:done]
 
 
 def peak_gflops(isa=None, double seconds=0.05, str format="f32"):

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tracemalloc
+import types
 import zipfile
 
 import numpy as np
@@ -21,7 +22,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 
 import fastnn
-from fastnn import Dense, LoadError, formats
+from fastnn import Dense, LoadError, _core, formats
 from fastnn.checks import PRECISIONS
 from fastnn.formats import ModelFile, model_file
 from fastnn.quantize import Calibration
@@ -212,6 +213,37 @@ def test_suffixes(tmp_path):
         with pytest.raises(ValueError, match=rf"{name}.*\.safetensors or \.npz"):
             formats.write(tmp_path / name, small())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("change", "text"), [(-1, "more"), (1, "{n}")])
+def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, change, text):
+    path = tmp_path / "a.safetensors"
+    formats.write(path, small())
+    n = path.stat().st_size
+    status = types.SimpleNamespace(st_mode=path.stat().st_mode, st_size=n + change)
+    monkeypatch.setattr(formats.os, "fstat", lambda fd: status)
+    with pytest.raises(
+        LoadError, match=rf"{n + change} bytes, found {text.format(n=n)}: it changed"
+    ):
+        formats.read(path)
+
+
+def test_bytes_of_a_file(tmp_path):
+    """Whole, in parts, over huge pages, from where the file is, to its end."""
+    path = tmp_path / "a"
+    rng = np.random.default_rng(0)
+    for n in (0, 1, 1000, (5 << 20) + 7):
+        data = rng.bytes(n)
+        path.write_bytes(data)
+        with open(path, "rb", buffering=0) as file:
+            assert _core.read_bytes(file.fileno(), n) == data
+            assert _core.read_bytes(file.fileno(), 10) == b""
+            file.seek(n // 2)
+            assert _core.read_bytes(file.fileno(), n) == data[n // 2 :]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        _core.read_bytes(-1, 10)
+    with pytest.raises((OverflowError, SystemError, MemoryError)):
+        _core.read_bytes(0, -1)
 
 
 @pytest.mark.parametrize("suffix", formats.SUFFIXES)

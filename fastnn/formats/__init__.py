@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from fastnn import _core
 from fastnn.errors import LoadError
 from fastnn.formats.model_file import ModelFile, Wrong
 
@@ -171,9 +172,9 @@ def _read(path: Path, max_bytes: int, module: ModuleType) -> bytes:
         if hasattr(module, "precheck"):
             module.precheck(file, max_bytes)
             file.seek(0)
-        data = file.read(n_bytes + 1)  # almost always all: no copy is made
-        while len(data) <= n_bytes and (piece := file.read(n_bytes + 1 - len(data))):
-            data += piece
+        data = _core.read_bytes(file.fileno(), n_bytes)
+        if len(data) == n_bytes and file.read(1):
+            raise Wrong(f"{n_bytes} bytes", "more: it changed while being read")
         if len(data) != n_bytes:
             raise Wrong(f"{n_bytes} bytes", f"{len(data)}: it changed while being read")
     return data
