@@ -21,7 +21,7 @@ from fastnn.quantize import Calibration
 
 MAX_LAYERS = 256
 MAX_WIDTH = 2**24  # of a layer
-_MAX_OBJECTS = 4096  # of a JSON text: 256 layers have two each, Keras' some twenty
+_MAX_OBJECTS = 4096  # of a JSON text: 256 layers have two each
 
 TASKS = ("classify", "regress")
 
