@@ -21,6 +21,26 @@ uint16_t fnn_bf16(float x)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+/* NaN or infinity; on integers, so that loops of it become vectors. */
+static inline int is_wild(int32_t bits) { return (bits & 0x7fffffff) > 0x7f7fffff; }
+
+int fnn_all_finite(const float *x, int64_t n)
+{
+    int is_bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t bits;
+        memcpy(&bits, x + i, 4);
+        is_bad |= is_wild(bits);
+    }
+    return !is_bad;
+}
+
+void fnn_scale_rows(const float *from, const double *factor, int64_t k, int64_t n, float *to)
+{
+    for (int64_t i = 0; i < k; i++)
+        for (int64_t j = 0; j < n; j++) to[i * n + j] = (float)(from[i * n + j] * factor[i]);
+}
+
 /* ---- weight by weight ------------------------------------------------------------------------ */
 
 /* The weight of input k and output j as kw / kr bytes at `to`. Returns 0 if it is not finite. */
@@ -76,7 +96,7 @@ static int copy_f32(const float *from, int64_t n, char *to)
         int32_t bits;
         memcpy(&bits, from + j, 4);
         memcpy(to + j * 4, &bits, 4);
-        is_bad |= (bits & 0x7fffffff) > 0x7f7fffff;
+        is_bad |= is_wild(bits);
     }
     return !is_bad;
 }

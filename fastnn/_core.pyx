@@ -85,6 +85,10 @@ cdef extern from "fastnn.h" nogil:
     void fnn_activate(const fnn_row *row, int activation, const float *parameters, float *x, int64_t n)
     double fnn_burn(const fnn_row *row, int64_t n)
 
+cdef extern from "kernel.h" nogil:
+    int fnn_all_finite(const float *x, int64_t n)
+    void fnn_scale_rows(const float *x, const double *factor, int64_t k, int64_t n, float *to)
+
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept  # sets the exception, which stays pending: see raise_pending
 
@@ -244,20 +248,26 @@ cdef extern from "<sys/mman.h>" nogil:
     int MADV_HUGEPAGE
 
 
-def read_bytes(int fd, Py_ssize_t n):
-    """Up to `n` bytes of a file from where it is, fewer only at its end. Raises OSError.
-
-    As `os.read`, but large ones go to huge pages where there are some, as NumPy's arrays do: to
-    get pages of 4 KiB takes longer than to read.
-    """
+cdef bytes fresh_bytes(Py_ssize_t n):
+    """`n` bytes to be written before anybody sees them; large ones on huge pages where there are some,
+    as NumPy's arrays are: to get pages of 4 KiB takes longer than to read a file into them."""
     cdef bytes made = PyBytes_FromStringAndSize(NULL, n)
-    cdef char *to = PyBytes_AS_STRING(made)
-    cdef uint64_t page = 1 << 21, first = <uint64_t>to, last = first + n
-    cdef Py_ssize_t done = 0, got = 0
-    cdef int error = 0
+    cdef uint64_t page = 1 << 21, first = <uint64_t>PyBytes_AS_STRING(made), last = first + n
     first, last = (first + page - 1) // page * page, last // page * page
     if last > first:
         madvise(<void *>first, last - first, MADV_HUGEPAGE)  # a wish; refusal is harmless
+    return made
+
+
+def read_bytes(int fd, Py_ssize_t n):
+    """Up to `n` bytes of a file from where it is, fewer only at its end. Raises OSError.
+
+    As `os.read`, but into `fresh_bytes`.
+    """
+    cdef bytes made = fresh_bytes(n)
+    cdef char *to = PyBytes_AS_STRING(made)
+    cdef Py_ssize_t done = 0, got = 0
+    cdef int error = 0
     while done < n:
         with nogil:
             got = read(fd, to + done, n - done)
@@ -271,6 +281,37 @@ def read_bytes(int fd, Py_ssize_t n):
         else:
             done += got
     return made if done == n else made[:done]
+
+
+def all_finite(cnp.ndarray x not None):
+    """Whether no value of `x`, float32 and C-contiguous, is NaN or infinite."""
+    cdef const float *values = <const float *>cnp.PyArray_DATA(x)
+    cdef int64_t n = cnp.PyArray_SIZE(x)
+    cdef bint is_finite
+    if x.dtype != FLOAT32 or not cnp.PyArray_ISCARRAY_RO(x):
+        raise ValueError("all_finite: x is to be float32 and C-contiguous")
+    with nogil:
+        is_finite = fnn_all_finite(values, n)
+    return is_finite
+
+
+def scaled_rows(cnp.ndarray x not None, cnp.ndarray factor not None):
+    """x * factor[:, None], computed in float64 and rounded once: float32 that nobody can change.
+
+    x: float32 (k, n), C-contiguous; factor: float64 (k,), so too.
+    """
+    cdef const float *values = <const float *>cnp.PyArray_DATA(x)
+    cdef const double *factors = <const double *>cnp.PyArray_DATA(factor)
+    if (x.dtype != FLOAT32 or factor.dtype != FLOAT64 or x.ndim != 2 or factor.ndim != 1
+            or x.shape[0] != factor.shape[0]
+            or not (cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_ISCARRAY_RO(factor))):
+        raise ValueError("scaled_rows: x is to be float32 (k, n), factor float64 (k,)")
+    cdef int64_t k = x.shape[0], n = x.shape[1]
+    cdef bytes made = fresh_bytes(4 * k * n)
+    cdef float *to = <float *><void *>PyBytes_AS_STRING(made)
+    with nogil:
+        fnn_scale_rows(values, factors, k, n, to)
+    return np.frombuffer(made, np.float32).reshape(k, n)
 
 
 def peak_gflops(isa=None, double seconds=0.05, str format="f32"):

@@ -156,7 +156,7 @@ def _float32(what: str, values: npt.ArrayLike) -> npt.NDArray[np.float32]:
     else:
         with np.errstate(over="ignore"):  # refused just below, by its index
             copy = np.array(given, np.float32, order="C")
-    if not np.isfinite(copy).all():
+    if not _core.all_finite(copy):  # no room for a flag of each
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(copy))[0])
         raise ValueError(
             f"Dense: {what} has the value {given[where]} at {list(where)}, "

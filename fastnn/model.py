@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastnn import checks
-from fastnn._core import Network, activations, check_isa
+from fastnn._core import Network, activations, check_isa, scaled_rows
 from fastnn.errors import LoadError
 from fastnn.layers import Dense
 
@@ -528,25 +528,25 @@ def _fold(
     """
     if np.all(np.equal(scale, 1)) and not np.any(mean) and np.all(np.equal(std, 1)):
         return None
-    folded = np.empty_like(layer.weight), layer.bias
+    bias = layer.bias
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        factor = np.broadcast_to(np.divide(scale, std), layer.n_inputs)[:, None]
+        factor = np.full(layer.n_inputs, np.divide(scale, std))
         shift = np.broadcast_to(np.divide(mean, std), layer.n_inputs)[:, None]
-        np.multiply(layer.weight, factor, out=folded[0], dtype=np.float64, casting="same_kind")
+        weight = scaled_rows(layer.weight, factor)
         if np.any(shift):
             # Summed by NumPy's own reduction, not by a matrix product: the order of additions, and
             # so the last bit, must not depend on the BLAS of this machine.
-            bias = layer.bias - (layer.weight * shift).sum(axis=0)
-            folded = folded[0], bias.astype(np.float32)
-    for what, values in zip(("weights", "biases"), folded, strict=True):
-        if not np.isfinite(values).all():
-            where = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
-            raise ValueError(
-                f"Model: scale, mean and std overflow float32 in the {what} of layers[0] for "
-                f"uint8 input, first at {where}: std is {np.min(std):g} at least, "
-                f"scale {np.max(np.abs(scale)):g} and mean {np.max(np.abs(mean)):g} at most"
-            )
-    return Dense(*folded, layer.activation, **layer.parameters)
+            bias = (layer.bias - (layer.weight * shift).sum(axis=0)).astype(np.float32)
+    try:
+        return Dense(weight, bias, layer.activation, **layer.parameters)
+    except ValueError:
+        what, values = ("biases", bias) if np.isfinite(weight).all() else ("weights", weight)
+        where = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
+        raise ValueError(
+            f"Model: scale, mean and std overflow float32 in the {what} of layers[0] for "
+            f"uint8 input, first at {where}: std is {np.min(std):g} at least, "
+            f"scale {np.max(np.abs(scale)):g} and mean {np.max(np.abs(mean)):g} at most"
+        ) from None
 
 
 def activation_text(layer: Dense) -> str:
