@@ -3,13 +3,13 @@
     python -m benchmarks.load                # make load-time; --rounds 31 --json --cpu 1
 
 A safetensors file of 48 MB (784-2500-2000-1500-1000-500-10, 12 million weights) lies in the page
-cache. In turns, each into fresh memory: `np.fromfile` of it, `fastnn.load`, and `fastnn.load` of the
-same network with a scale, which packs the first layer twice. All that a load does counts: reading,
-checking every value, packing for this CPU, and trying the kernels. The exit status is 1 if a load
-takes more than `GOAL` times as long as `np.fromfile` (ratio of medians, wall time).
+cache. In turns, each into fresh memory: `np.fromfile` of it, `fastnn.load`, and `fastnn.load` of
+the same network with a scale, which packs the first layer twice. All that a load does counts:
+reading, checking every value, packing for this CPU, and trying the kernels. The exit status is 1 if
+a load takes more than `GOAL` times as long as `np.fromfile` (ratio of medians, wall time).
 
-Beside them `readinto` of an array on a page's boundary: NumPy's arrays begin 16 bytes behind one, where
-the kernel's copy (`rep movsb`) is a fifth as fast on AMD's Zen 3, and elsewhere it is not.
+Beside them `readinto` of an array on a page's boundary: NumPy's arrays begin 16 bytes behind one,
+and there the kernel's copy (`rep movsb`) takes five times as long on AMD's Zen 3.
 """
 
 from __future__ import annotations
