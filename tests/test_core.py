@@ -264,3 +264,44 @@ def test_integers_are_taken_by_index_alone() -> None:
             network.forward(x, threads=value)
         with pytest.raises(TypeError, match="k is"):
             network.top_k(x, value)
+
+
+def test_rows_are_scaled_as_numpy_does() -> None:
+    rng = generator(3)
+    for k, n in ((1, 1), (7, 13), (300, 257)):
+        x = rng.standard_normal((k, n)) * 10.0 ** rng.integers(-44, 38, (k, n))
+        x = np.clip(x, -3e38, 3e38).astype(np.float32)
+        factor = rng.standard_normal(k) * 10.0 ** rng.integers(-10, 10, k)
+        with np.errstate(over="ignore", under="ignore"):
+            want = (x * factor[:, None]).astype(np.float32)
+        got = _core.scaled_rows(x, factor)
+        assert got.tobytes() == want.tobytes()
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            got.flags.writeable = True
+    x, factor = np.ones((2, 3), np.float32), np.ones(2)
+    for wrong in (
+        (x.astype(float), factor),
+        (x, factor.astype(np.float32)),
+        (x, np.ones(3)),
+        (x[0], factor),
+        (x, factor[:, None]),
+        (np.ones((3, 2), np.float32).T, factor),
+        (x, np.ones(4)[::2]),
+    ):
+        with pytest.raises(ValueError, match="scaled_rows: x is to be"):
+            _core.scaled_rows(*wrong)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_found_wherever_it_is(bad) -> None:
+    for n in (1, 3, 16, 37):
+        x = np.full(n, np.finfo(np.float32).max, np.float32)
+        assert _core.all_finite(x)
+        assert _core.all_finite(-x)
+        for i in range(n):
+            one = x.copy()
+            one[i] = bad
+            assert not _core.all_finite(one)
+    for wrong in (np.ones(3), np.ones((4, 4), np.float32)[:, ::2]):
+        with pytest.raises(ValueError, match="all_finite: x is to be"):
+            _core.all_finite(wrong)
