@@ -55,6 +55,8 @@ MAX_INPUTS = 66_051
 INPUTS = ("uint8", "float32")
 
 _Layer: TypeAlias = "Dense | QuantizedDense"
+_SAME_LEVEL = 1e-4  # of a step: float32 rounds the 127th level by a sixth of that
+_LEAST_LEVELS = 64  # at most half of 127: levels that are fewer are multiples of finer ones
 _MAX_BATCH = 1024  # rows traced at once ...
 _MAX_VALUES = 1 << 21  # ... and values of theirs
 _MOST_FOR_TAPS = 2000  # rows: how neighbours predict each other needs no more
@@ -241,8 +243,11 @@ def quantize_dense(layer: Dense, lo: float, hi: float) -> QuantizedDense:
     """The int8 layer of `layer` for inputs of the range (lo, hi); ValueError on overflow."""
     input_scale, zero = scale_and_zero(lo, hi)
     weight = layer.weight.astype(np.float64)
-    weight_scale = (np.abs(weight).max(axis=0) / 127).astype(np.float32).astype(np.float64)
+    largest = np.abs(weight).max(axis=0)
+    weight_scale = (largest / 127).astype(np.float32).astype(np.float64)
     weight_scale[weight_scale == 0] = 1  # all zero, or as good as
+    if common := _common_step(weight, largest.max()):
+        weight_scale[largest > 0] = common
     weight_i8 = np.clip(np.rint(weight / weight_scale), -127, 127).astype(np.int8)
     step = input_scale * weight_scale
     with np.errstate(over="ignore", under="ignore"):
@@ -252,6 +257,24 @@ def quantize_dense(layer: Dense, lo: float, hi: float) -> QuantizedDense:
     return QuantizedDense(
         weight_i8, scale, offset, input_scale, zero, layer.activation, layer.parameters
     )
+
+
+def _common_step(weight: npt.NDArray[np.float64], largest: float) -> float:
+    """The step that all weights, `largest` at most, are -127..127 times; 0 if there is none.
+
+    So it is where they come from a file of int8 weights with one scale for the layer (a QDQ graph).
+    A scale for each output would round them once more, to other levels.
+    """
+    steps = (largest / np.arange(127, _LEAST_LEVELS - 1, -1)).astype(np.float32).astype(np.float64)
+    if steps[-1] == 0:
+        return 0.0
+
+    def fits(weights: npt.NDArray[np.float64], step: float) -> bool:
+        level = weights / step
+        return bool((np.abs(level - np.rint(level)) < _SAME_LEVEL).all())
+
+    few = weight.ravel()[:: max(1, weight.size // 256)]  # which settle it, as a rule
+    return next((step for step in steps.tolist() if fits(few, step) and fits(weight, step)), 0.0)
 
 
 def quantize_layers(

@@ -3,13 +3,12 @@
 The numbers are those of the graph as it is written (ONNX Runtime without optimisations): fused, its
 kernels for older CPUs saturate 16-bit sums. What is compared, with y's step of 1/255 of its range:
 
-    scale per output, relu     the integers are the file's. Outputs are not rounded: half a step of
-                               y, but for rows in which a value between layers lies so near the
-                               middle of two levels that float32 decides (at most 1 % here)
-    anything else              values before an activation are rounded in the file and not here, or
-                               weights have other levels: no more than the file itself is away from
-                               the float32 network, as root of the mean square. One network with
-                               one scale for all outputs is half a percent above: MISSED
+    relu             the integers are the file's. Outputs are not rounded: half a step of y, but
+                     for rows in which a value between layers lies so near the middle of two
+                     levels that float32 decides (at most 1 % here)
+    anything else    values before an activation are rounded in the file and not here: no more
+                     than the file itself is away from the float32 network, as root of the mean
+                     square
 """
 
 import logging
@@ -24,7 +23,6 @@ import fastnn
 
 ACTIVATIONS = ("relu", "sigmoid", "gelu", "silu", "tanh", "leaky_relu")
 N_CASES = 6, 12
-MISSED = {(7, False)}  # (case, per_output); to mend it, the file's one scale would have to be kept
 TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
 
 
@@ -48,9 +46,7 @@ def run_as_written(path, x):
 
 @pytest.mark.parametrize("per_output", [True, False])
 @pytest.mark.parametrize("values", TYPES)
-def test_agrees(case, per_output, values, ran, tmp_path, request):
-    if (case, per_output) in MISSED:
-        request.applymarker(pytest.mark.xfail(raises=AssertionError, reason="other weight levels"))
+def test_agrees(case, per_output, values, ran, tmp_path):
     rng = np.random.default_rng([case, 5])
     name = ACTIVATIONS[case % len(ACTIVATIONS)]
     widths = [int(n) for n in rng.integers(8, 100, rng.integers(2, 5))] + [6]
@@ -74,7 +70,7 @@ def test_agrees(case, per_output, values, ran, tmp_path, request):
     x = rows[500:]
     want = run_as_written(tmp_path / "int8.onnx", x)
     got, exact = found.forward(x), model.forward(x)
-    if per_output and name == "relu":
+    if name == "relu":
         step = np.diff(np.unique(want)).min()
         is_near = (np.abs(got - want) <= 0.502 * step).all(axis=1)
         print(f"{name}: {(~is_near).sum()} of {len(x)} rows are off")

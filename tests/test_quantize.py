@@ -103,6 +103,21 @@ def test_weights_so_small_that_their_scale_is_zero():
     assert q.offset.tolist() == [2]
 
 
+@pytest.mark.parametrize("largest", [127, 100, 64, 63, 21])
+@pytest.mark.parametrize("step", [0.0123, 3e-6, 1e4])
+def test_weights_that_had_one_scale_keep_their_integers(largest, step):
+    integers = generator(5).integers(-largest // 2, largest // 2, (300, 50), endpoint=True)
+    integers[7, 3], integers[:, 11] = -largest, 0
+    weight = integers * np.float32(step)
+    layer = quantize_dense(Dense(weight, np.zeros(50)), 0, 255)
+    kept = layer.weight_i8 * layer.scale
+    np.testing.assert_array_equal(layer.weight_i8, integers * (127 // largest))
+    np.testing.assert_allclose(kept, weight, rtol=1e-6)
+    weight[200, 20] *= np.float32(1.001)  # one that lies between two levels
+    layer = quantize_dense(Dense(weight, np.zeros(50)), 0, 255)
+    assert np.abs(layer.weight_i8[:, 20]).max() == 127
+
+
 def test_ties_of_weights_go_to_the_even_one():
     q = quantize_dense(Dense([[127], [0.5], [1.5], [-2.5], [-126.5]], [0]), 0.0, 255.0)
     assert q.weight_i8[:, 0].tolist() == [127, 0, 2, -2, -126]
