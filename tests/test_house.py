@@ -91,6 +91,17 @@ RUNS_DATA = {
     "marshal", "yaml", "eval", "exec", "execfile", "literal_eval", "__import__", "runpy", "imp",
     "pkgutil", "urllib", "requests", "urlopen", "socket", "ftplib",
 }  # fmt: skip
+# Who speaks with a process of its own through a pair of sockets, and cannot with anybody else.
+SPEAKS = {"hdf5.py", "hdf5_worker.py"}
+REACHES_OTHERS = {
+    "connect",
+    "connect_ex",
+    "bind",
+    "listen",
+    "create_connection",
+    "AF_INET",
+    "AF_INET6",
+}
 PYTHON = sorted([*(ROOT / "fastnn").rglob("*.py"), *(ROOT / "fastnn").rglob("*.py[xi]")])
 
 
@@ -109,7 +120,8 @@ def test_nothing_in_the_package_runs_what_a_file_says(path):
             "allow_pickle", "=", "False",
         )  # fmt: skip
         is_compile = word == "compile" and before != "."
-        is_trusting = word == "allow_pickle" or is_compile or word in RUNS_DATA
+        is_trusting = word == "allow_pickle" or is_compile or word in RUNS_DATA | REACHES_OTHERS
+        is_known |= word == "socket" and path.name in SPEAKS
         if is_trusting and not is_known:
             found.append(f"{before} {word} {after}")
     loads = [i for i, w in enumerate(words) if w == "load" and words[i - 2 : i] == ["np", "."]]
