@@ -120,8 +120,10 @@ def test_nothing_in_the_package_runs_what_a_file_says(path):
             "allow_pickle", "=", "False",
         )  # fmt: skip
         is_compile = word == "compile" and before != "."
-        is_trusting = word == "allow_pickle" or is_compile or word in RUNS_DATA | REACHES_OTHERS
-        is_known |= word == "socket" and path.name in SPEAKS
+        is_trusting = word == "allow_pickle" or is_compile or word in RUNS_DATA
+        if path.name in SPEAKS:
+            is_known |= word == "socket"
+            is_trusting |= word in REACHES_OTHERS
         if is_trusting and not is_known:
             found.append(f"{before} {word} {after}")
     loads = [i for i, w in enumerate(words) if w == "load" and words[i - 2 : i] == ["np", "."]]
