@@ -187,7 +187,15 @@ def test_what_is_refused(bad, text):
 def test_the_page_lists_what_is_taken():
     page = (Path(__file__).parent.parent / "docs" / "import.md").read_text()
     section = page[page.index("## PyTorch") : page.index("## scikit-learn")]
-    for name in (*reader._LAYERS, *reader._BY_CLASS, "clamp", "exp", "heaviside"):
+    for name in (
+        *reader._LAYERS,
+        *reader._BY_CLASS,
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "exp",
+        "heaviside",
+    ):
         assert f"`{name}`" in section, name
 
 
@@ -326,6 +334,10 @@ FUNCTIONAL = {
     "clamp": "torch.clamp(x, -0.5, 0.25)",
     "clamp from 0": "x.clamp(min=0)",
     "clamp to": "x.clamp(max=0.1)",
+    "clamp_min": "x.clamp_min(0)",
+    "clamp_max": "torch.clamp_max(input=x, max=0.1)",
+    "input by name": "F.leaky_relu(input=x, negative_slope=0.3)",
+    "linear by name": "F.linear(input=x, weight=self.matrix, bias=self.factors)",
     "softplus": "F.softplus(x)",
     "softplus of 3": "F.softplus(x, beta=3)",
     "softsign": "F.softsign(x)",
@@ -345,6 +357,7 @@ FUNCTIONAL = {
     "detach": "x.contiguous().clone()",
     "shape": "x.reshape(x.shape[0], 5)",
     "squeeze": "x.squeeze(-1)",
+    "squeeze all": "x.squeeze()",
     "constants": "x * torch.sqrt(self.factors ** 2)",
     "if": "x.tanh() if self.training else x",
     "changed": "x + self.factors.add_(1)",
@@ -417,7 +430,7 @@ REFUSED = {
     "wrong view": ("x.view(-1, 6)", "takes 6 values, but a row has 5 here"),
     "above": ("(x > 1).to(x.dtype)", "a comparison with something else than 0"),
     "heaviside": ("torch.heaviside(x, torch.ones(()))", "another value at 0"),
-    "squeeze": ("x.squeeze()", "dim is None"),
+    "squeeze": ("x.squeeze(0)", "dim is 0"),
     "softmax of rows": (
         "F.softmax(F.linear(x, self.factors.reshape(1, 5)).squeeze(-1), -1)",
         "over the rows: squeeze left",

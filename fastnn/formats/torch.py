@@ -314,6 +314,8 @@ _FORMS = (
     _Form("Hardtanh", ("hardtanh",), {"min_val": -1.0, "max_val": 1.0},
           lambda min_val, max_val: ("clip", {"lo": min_val, "hi": max_val})),
     _Form(None, ("clamp", "clip"), {"min": None, "max": None}, _clamp),
+    _Form(None, ("clamp_min",), {"min": None}, lambda min: _clamp(min, None)),  # noqa: A006
+    _Form(None, ("clamp_max",), {"max": None}, lambda max: _clamp(None, max)),  # noqa: A006
     _Form("ELU", ("elu",), {"alpha": 1.0}, lambda alpha: ("elu", {"alpha": alpha})),
     _Form("CELU", ("celu",), {"alpha": 1.0}, _celu),
     _Form("SELU", ("selu",), {}, _always("selu")),
@@ -422,8 +424,8 @@ def _view(steps: Steps, x: Any, *shape: Any) -> None:
 
 
 def _squeeze(steps: Steps, x: Any, dim: Any = None) -> None:
-    if dim not in (1, -1):
-        raise ValueError(f"dim is {dim}, wanted 1 or -1")
+    if dim not in (None, 1, -1):
+        raise ValueError(f"dim is {dim}, wanted none, 1 or -1")
 
 
 def _same(steps: Steps, x: Any) -> None:
@@ -595,6 +597,8 @@ class _Graph:
         name = _name(node)
         self._check_axes(_BY_FUNCTION.get(name))
         kwargs.pop("inplace", None)
+        if not args and "input" in kwargs:  # by PyTorch's name for it
+            args = [kwargs.pop("input")]
         if name in _BY_FUNCTION and args and args[0] is _X:
             form = _BY_FUNCTION[name]
             values = dict(zip(form.parameters, args[1:], strict=False))
