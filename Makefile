@@ -73,7 +73,7 @@ test-neon: $(VENV)/with-test  ## the C harness for aarch64 under qemu; its hashe
 test-wheel: $(VENV)/with-test  ## sdist -> wheel -> clean environment outside the tree -> tests
 	$(PY) tools/check_wheel.py $(TWO) $(ARGS)
 
-attacks: $(VENV)/with-test  ## the hostile files, with a flip in every byte of HDF5 too (a minute)
+attacks: $(VENV)/with-test  ## the hostile files, with a flip in every byte of HDF5 too (an hour)
 	FASTNN_HDF5_STEP=1 $(PY) -m pytest tests/test_attacks.py $(ARGS)
 
 fuzz: $(VENV)/with-fuzz  ## each reader for a minute; ARGS=-runs=1000000 for longer

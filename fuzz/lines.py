@@ -84,18 +84,18 @@ def replay() -> None:
 
 
 def worker_here(task: dict[str, Any], data: bytes) -> bytes:
-    """What a child of `hdf5_worker.py` answers."""
+    """What `hdf5_worker.py` answers, which runs as the program that it is."""
     from fastnn.formats import hdf5
 
     answer = io.TextIOWrapper(io.BytesIO())
     with (
         mock.patch("resource.setrlimit"),
-        mock.patch("signal.setitimer"),
+        mock.patch("sys.path", [*sys.path]),
+        mock.patch("sys.argv", ["", json.dumps(task)]),
         mock.patch("sys.stdin", io.TextIOWrapper(io.BytesIO(data))),
         mock.patch("sys.stdout", answer),
     ):
-        worker = runpy.run_path(str(hdf5._WORKER))
-        worker["answer"](json.dumps(task), worker["prepare"]())
+        runpy.run_path(str(hdf5._WORKER), run_name="__main__")
     answer.flush()
     return answer.buffer.getvalue()  # type: ignore[attr-defined]
 

@@ -1,29 +1,25 @@
-"""HDF5 files from strangers: each read in a process of its own, which may crash, hang or be killed.
+"""HDF5 files from strangers: read in a subprocess, which may crash, hang or run out of memory.
 
 The HDF5 library was not made for hostile files. So another process has it (`hdf5_worker.py`), with
 limits of time and memory and no way to open a file; what it hands back is a safetensors container,
-which is checked here as if it had come from the stranger himself. To start Python and h5py takes
-longer than any sound file: the process that has done so forks one for each file, stays for the next
-file a while, and ends when this process does.
+which is checked here as if it had come from the stranger himself.
 
-Invariant: whatever the file does to its process, here it becomes `Wrong`; h5py is never imported in
-this process. File and answer are memory that is handed over, not pipes, so neither side can block
-the other. A worker has one task at a time: threads that read at once have one each.
+Invariant: whatever the file does to the worker, here it becomes `Wrong`; h5py is never imported in
+this process. Both ends of the conversation are memory that is handed over, not pipes, so neither
+side can block the other.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib.util
 import io
 import json
 import os
+import select
 import signal
-import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,13 +35,12 @@ _WORKER = Path(__file__).with_name("hdf5_worker.py")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCK = 64  # bytes, the least of any version with what is behind it
 _SPARE_MEMORY = 2**26  # of the worker, for the library's own needs
-# Of processor time, of which a sound file takes a tenth at most; more where the machine is slow, as
-# the worker finds out. The library may not come to an end on a damaged file. Many small objects
-# take their time, in as many bytes.
-_SECONDS = 0.03
-_SECONDS_PER_BYTE = 2.5e-7
-_MOST_FOR_OBJECTS = 1
-_SECONDS_PER_UNPACKED_BYTE = 1e-8
+# Of processor time for the file alone, of which a sound one takes hundredths: the library may not
+# come to an end on a damaged one. Many small objects take their time, in as many bytes.
+_SECONDS = 1
+_SECONDS_PER_BYTE = 4e-6
+_MOST_FOR_OBJECTS = 10
+_SECONDS_PER_UNPACKED_BYTE = 2e-8
 _PATIENCE = 300  # seconds of waiting
 
 
@@ -65,9 +60,12 @@ def read(
         "attributes": attributes,
         "bytes": budget,
         "memory": budget + 2 * len(data) + _SPARE_MEMORY,
-        "seconds": _SECONDS
-        + min(_SECONDS_PER_BYTE * len(data), _MOST_FOR_OBJECTS)
-        + _SECONDS_PER_UNPACKED_BYTE * budget,
+        "seconds": round(
+            _SECONDS
+            + min(_SECONDS_PER_BYTE * len(data), _MOST_FOR_OBJECTS)
+            + _SECONDS_PER_UNPACKED_BYTE * budget
+        ),
+        "path": _folders(),
     }
     answer = _ask(task, data)
     # Of a container the first eight bytes are a length, and not all of them used; JSON has no NUL.
@@ -107,7 +105,7 @@ def _folders() -> list[str]:
 
 
 def _ask(task: dict[str, Any], data: bytes) -> bytes:
-    """The answer of a worker's child, of a size that the memory it may use can justify."""
+    """The worker's answer, of a size that the memory it may use can justify."""
     if not sys.executable:
         raise Wrong("a Python interpreter in sys.executable, to read HDF5 in", "none")
     with (
@@ -118,7 +116,20 @@ def _ask(task: dict[str, Any], data: bytes) -> bytes:
         while written < len(data):
             written += question.write(memoryview(data)[written:])
         question.seek(0)
-        status = _exit_status(json.dumps(task).encode(), [question.fileno(), answer.fileno()])
+        with subprocess.Popen(
+            [sys.executable, "-IS", str(_WORKER), json.dumps(task)],
+            stdin=question,
+            stdout=answer,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+        ) as process:
+            try:
+                status = _wait(process)
+            except subprocess.TimeoutExpired:
+                found = f"no answer from the HDF5 library in {_PATIENCE} s"
+                raise Wrong("an intact HDF5 file", found) from None
+            finally:
+                process.kill()  # if it has not ended
         if status:
             raise Wrong("an intact HDF5 file", f"the HDF5 library {_death(status)} on it")
         n_bytes = os.fstat(answer.fileno()).st_size
@@ -128,84 +139,21 @@ def _ask(task: dict[str, Any], data: bytes) -> bytes:
         return answer.read()
 
 
-def _exit_status(task: bytes, files: list[int]) -> int:
-    """Of the child that a worker had for the task."""
-    while True:
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """The exit status; TimeoutExpired after `_PATIENCE`.
+
+    The kernel says when, where it can (Linux 5.3): `Popen.wait` would look every 50 ms.
+    """
+    with contextlib.suppress(OSError):
+        ending = os.pidfd_open(process.pid)
         try:
-            worker, is_new = _waiting.pop(), False
-        except IndexError:
-            worker, is_new = _Worker(), True
-        try:
-            status = worker.run(task, files)
-        except TimeoutError:
-            found = f"no answer from the HDF5 library in {_PATIENCE} s"
-            raise Wrong("an intact HDF5 file", found) from None
-        if status is not None:
-            _waiting.append(worker)
-            return status
-        if is_new:  # not one that ended for lack of tasks
-            raise Wrong("a process that can read HDF5", "one that ended before it had an answer")
-
-
-_waiting: list[_Worker] = []
-"""Workers without a task; some may have ended. A list's pop and append are atomic."""
-
-
-class _Worker:
-    """A process of `hdf5_worker.py`, in a group of its own with its children."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-I", str(_WORKER), *_folders()]
-        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            process = subprocess.Popen(
-                command,
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=_environment(),
-                start_new_session=True,
-            )
-        self.group = process.pid
-        self.has_ended = False
-
-        def wait() -> None:  # it ends when it likes, and is no zombie then
-            process.wait()
-            self.has_ended = True
-
-        threading.Thread(target=wait, name="fastnn-hdf5", daemon=True).start()
-
-    def run(self, task: bytes, files: list[int]) -> int | None:
-        """The exit status of the child for this task; None if the process has ended."""
-        is_done = False
-        try:
-            self.channel.settimeout(_PATIENCE)
-            socket.send_fds(self.channel, [task], files)
-            answer = self.channel.recv(16)
-            is_done = bool(answer)
-        except (BrokenPipeError, ConnectionResetError):
-            return None
+            poll = select.poll()
+            poll.register(ending, select.POLLIN)
+            poll.poll(_PATIENCE * 1000)
         finally:
-            if not is_done:  # nobody waits for its child any more
-                self.close()
-        return int(answer) if is_done else None
-
-    def close(self) -> None:
-        """No process of this worker runs on."""
-        self.channel.close()
-        if not self.has_ended:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.group, signal.SIGKILL)
-
-
-def _hang_up() -> None:
-    """No worker is known any more; one that nobody else knows ends."""
-    while _waiting:
-        _waiting.pop().channel.close()
-
-
-atexit.register(_hang_up)
-os.register_at_fork(after_in_child=_hang_up)  # they are the parent's
+            os.close(ending)
+        return process.wait(timeout=0)
+    return process.wait(timeout=_PATIENCE)
 
 
 def _environment() -> dict[str, str]:
@@ -224,6 +172,6 @@ def _environment() -> dict[str, str]:
 def _death(status: int) -> str:
     if status > 0:
         return f"failed with status {status}"
-    if -status in (signal.SIGPROF, signal.SIGXCPU):
+    if status == -signal.SIGXCPU:
         return "did not come to an end"
     return f"died of {signal.Signals(-status).name}"
