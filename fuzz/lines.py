@@ -84,18 +84,17 @@ def replay() -> None:
 
 
 def worker_here(task: dict[str, Any], data: bytes) -> bytes:
-    """What `hdf5_worker.py` answers, which runs as the program that it is."""
+    """What `hdf5_worker.py` answers, which would end the process that it runs in."""
     from fastnn.formats import hdf5
 
     answer = io.TextIOWrapper(io.BytesIO())
     with (
         mock.patch("resource.setrlimit"),
         mock.patch("sys.path", [*sys.path]),
-        mock.patch("sys.argv", ["", json.dumps(task)]),
         mock.patch("sys.stdin", io.TextIOWrapper(io.BytesIO(data))),
         mock.patch("sys.stdout", answer),
     ):
-        runpy.run_path(str(hdf5._WORKER), run_name="__main__")
+        runpy.run_path(str(hdf5._WORKER))["answer"](json.dumps(task))
     answer.flush()
     return answer.buffer.getvalue()  # type: ignore[attr-defined]
 
