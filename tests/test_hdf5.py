@@ -413,3 +413,11 @@ def test_one_dataset_is_not_the_weights_of_many_layers(tmp_path):
         file["model_weights/top/d/kernel"] = np.eye(2, dtype="f4")
     with pytest.raises(LoadError, match="for one layer, found 0"):
         fastnn.load(path)
+
+
+def test_where_the_kernel_does_not_say_when(tmp_path, monkeypatch):
+    data = file_of(tmp_path, plain)
+    _, want = read(data)
+    monkeypatch.delattr(os, "pidfd_open")
+    _, got = read(data)
+    assert {name: a.tolist() for name, a in got.items()} == {n: a.tolist() for n, a in want.items()}

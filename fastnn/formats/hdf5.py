@@ -11,7 +11,6 @@ side can block the other.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import io
 import json
@@ -142,18 +141,19 @@ def _ask(task: dict[str, Any], data: bytes) -> bytes:
 def _wait(process: subprocess.Popen[bytes]) -> int:
     """The exit status; TimeoutExpired after `_PATIENCE`.
 
-    The kernel says when, where it can (Linux 5.3): `Popen.wait` would look every 50 ms.
+    The kernel says when, where it and Python can (Linux 5.3): `Popen.wait` would look every 50 ms.
     """
-    with contextlib.suppress(OSError):
+    try:
         ending = os.pidfd_open(process.pid)
-        try:
-            poll = select.poll()
-            poll.register(ending, select.POLLIN)
-            poll.poll(_PATIENCE * 1000)
-        finally:
-            os.close(ending)
-        return process.wait(timeout=0)
-    return process.wait(timeout=_PATIENCE)
+    except (AttributeError, OSError):
+        return process.wait(timeout=_PATIENCE)
+    try:
+        poll = select.poll()
+        poll.register(ending, select.POLLIN)
+        poll.poll(_PATIENCE * 1000)
+    finally:
+        os.close(ending)
+    return process.wait(timeout=0)
 
 
 def _environment() -> dict[str, str]:
