@@ -66,7 +66,7 @@ def read_aligned(path: Path, n_bytes: int) -> np.ndarray:
 
 
 def measure(folder: Path, rounds: int, widths: Sequence[int] = WIDTHS) -> list[dict[str, Any]]:
-    """Medians in ms of wall and CPU time, and what they are of reading's."""
+    """Medians in ms of wall and CPU time, and what they are of np.fromfile's."""
     plain, scaled = folder / "plain.safetensors", folder / "scaled.safetensors"
     n_bytes = write(plain, widths)
     write(scaled, widths, 1 / 255)
@@ -127,7 +127,7 @@ def main() -> int:
         print(
             f"A file of {results[0]['bytes'] / 1e6:.1f} MB, medians of {arguments.rounds} turns\n"
         )
-        print("| | time | of reading's | CPU time | of reading's |")
+        print("| | time | of np.fromfile's | CPU time | of np.fromfile's |")
         print("|---|---:|---:|---:|---:|")
         for row in results:
             print(

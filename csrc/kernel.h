@@ -147,12 +147,12 @@ int fnn_pack(const fnn_row *row, const fnn_dense *layer, void *to);
 int fnn_pack_piece(const fnn_row *row, const fnn_dense *layer, fnn_piece piece, void *to,
                    int64_t panel_stride);
 int fnn_pad(const float *from, int64_t n, int64_t n_padded, float *to);
+uint16_t fnn_bf16(float x); /* to nearest, ties to even; NaN stays NaN */
 
 /* pack.c, of arrays before they are packed. fnn_scale_rows: row i of a (k, n) matrix times factor[i] in
  * double, rounded to float once. */
 int fnn_all_finite(const float *x, int64_t n);
 void fnn_scale_rows(const float *from, const double *factor, int64_t k, int64_t n, float *to);
-uint16_t fnn_bf16(float x); /* to nearest, ties to even; NaN stays NaN */
 
 /* verify.c: a layer and what it was packed to. fnn_verify: FNN_BROKEN_KERNEL, and which, if a kernel
  * does not give what the scalar one does on pieces of them; `floats`: whose activations they use. */

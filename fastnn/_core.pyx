@@ -15,7 +15,6 @@ import numpy as np
 cimport cython
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.exc cimport PyErr_CheckSignals as check_signals
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.errno cimport EINTR, errno
 from libc.math cimport isnan
@@ -88,6 +87,10 @@ cdef extern from "fastnn.h" nogil:
 cdef extern from "kernel.h" nogil:
     int fnn_all_finite(const float *x, int64_t n)
     void fnn_scale_rows(const float *x, const double *factor, int64_t k, int64_t n, float *to)
+
+cdef extern from "<sys/mman.h>" nogil:
+    int madvise(void *at, size_t n, int advice)
+    int MADV_HUGEPAGE
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept  # sets the exception, which stays pending: see raise_pending
@@ -243,11 +246,6 @@ def activate(str name, x, isa=None, **parameters):
     return y
 
 
-cdef extern from "<sys/mman.h>" nogil:
-    int madvise(void *at, size_t n, int advice)
-    int MADV_HUGEPAGE
-
-
 cdef bytes fresh_bytes(Py_ssize_t n):
     """`n` bytes to be written before anybody sees them; large ones on huge pages where there are some,
     as NumPy's arrays are: to get pages of 4 KiB takes longer than to read a file into them."""
@@ -273,7 +271,8 @@ def read_bytes(int fd, Py_ssize_t n):
             got = read(fd, to + done, n - done)
             error = errno
         if got < 0 and error == EINTR:
-            check_signals()
+            if PyErr_CheckSignals():
+                raise_pending()
         elif got < 0:
             raise OSError(error, os.strerror(error))
         elif got == 0:

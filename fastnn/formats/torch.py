@@ -274,7 +274,7 @@ def _celu(alpha: float) -> _Stretched:
     return _Stretched("elu", alpha)
 
 
-def _clamp(min: Any, max: Any) -> Activation:  # noqa: A002 - PyTorch's names
+def _clamp(min: Any = None, max: Any = None) -> Activation:  # noqa: A002 - PyTorch's names
     lo = -FLOAT32_MAX if min is None else _scalar(min)
     hi = FLOAT32_MAX if max is None else _scalar(max)
     return ("relu", {}) if (lo, hi) == (0, FLOAT32_MAX) else ("clip", {"lo": lo, "hi": hi})
@@ -314,8 +314,8 @@ _FORMS = (
     _Form("Hardtanh", ("hardtanh",), {"min_val": -1.0, "max_val": 1.0},
           lambda min_val, max_val: ("clip", {"lo": min_val, "hi": max_val})),
     _Form(None, ("clamp", "clip"), {"min": None, "max": None}, _clamp),
-    _Form(None, ("clamp_min",), {"min": None}, lambda min: _clamp(min, None)),  # noqa: A006
-    _Form(None, ("clamp_max",), {"max": None}, lambda max: _clamp(None, max)),  # noqa: A006
+    _Form(None, ("clamp_min",), {"min": None}, _clamp),
+    _Form(None, ("clamp_max",), {"max": None}, _clamp),
     _Form("ELU", ("elu",), {"alpha": 1.0}, lambda alpha: ("elu", {"alpha": alpha})),
     _Form("CELU", ("celu",), {"alpha": 1.0}, _celu),
     _Form("SELU", ("selu",), {}, _always("selu")),
