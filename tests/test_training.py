@@ -11,7 +11,7 @@ import fastnn
 from fastnn import mnist
 from fastnn.quantize import calibrate
 from training import again, data, export, textbook
-from training.recipes import RECIPES, Recipe
+from training.recipes import RECIPES, Augmentation, Recipe
 
 
 def forward(layers, x):
@@ -58,10 +58,11 @@ def test_recipes():
     assert sum((a + 1) * b for a, b in zip(large, large[1:], strict=False)) <= 12_000_000
     for name, recipe in RECIPES.items():
         assert recipe.name == name
-        assert bool(recipe.widths) != bool(recipe.n_conv)
-        assert all(RECIPES[teacher].n_conv for teacher in recipe.teachers)
+        assert bool(recipe.widths) != bool(recipe.n_conv or recipe.kernel)
+        assert recipe.is_teacher == (not recipe.widths)
+        assert all(RECIPES[teacher].is_teacher for teacher in recipe.teachers)
         json.dumps(dataclasses.asdict(recipe))
-    seeds = [recipe.seed for recipe in RECIPES.values() if recipe.n_conv]
+    seeds = [recipe.seed for recipe in RECIPES.values() if recipe.is_teacher]
     assert len(set(seeds)) == len(seeds)
 
 
@@ -171,33 +172,47 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(torch, tmp_path
     recipe = Recipe(
         "x", (784, 12, 10), epochs=4, batch=50, average=0.9, batch_norm=True, dropout=0.1, jitter=1
     )
-    train.train(recipe, small_digits(), tmp_path / "whole")
+
+    def run(name):
+        train.train(recipe, small_digits(), tmp_path / name, checkpoint_seconds=seconds)
+
+    seconds = 0
+    run("whole")
 
     calls = []
     real = train._save
 
-    def stop_after_two_epochs(state, file):
+    def stop_in_the_third_epoch(state, file):
         real(state, file)
         if file.name == "checkpoint.pt":
             calls.append(file)
             if len(calls) == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_save", stop_after_two_epochs)
+    monkeypatch.setattr(train, "_save", stop_in_the_third_epoch)
     with pytest.raises(KeyboardInterrupt):
-        train.train(recipe, small_digits(), tmp_path / "parts")
+        run("parts")
     monkeypatch.setattr(train, "_save", real)
-    train.train(recipe, small_digits(), tmp_path / "parts")
+    # An epoch that no checkpoint holds leaves a row of figures, and comes again.
+    with open(tmp_path / "parts" / "x-1" / "curves.csv", "a") as file:
+        file.write("3,9,9,9\r\n")
+    seconds = 3600
+    run("parts")
     one, two = (
         torch.load(tmp_path / name / "x-1" / "checkpoint.pt", weights_only=True)["averaged"]
         for name in ("whole", "parts")
     )
     assert all(torch.equal(one[key], two[key]) for key in one)
+    one, two = (
+        [row.split(",")[:3] for row in (tmp_path / name / "x-1" / "curves.csv").read_text().split()]
+        for name in ("whole", "parts")
+    )
+    assert [row[0] for row in one] == ["epoch", "1", "2", "3", "4"]
+    assert one == two
 
 
 def test_distortion_is_reproducible_and_keeps_the_digit(torch):
     from training import augment, train
-    from training.recipes import Augmentation
 
     images = train.pixels(mnist.sample()[0][::20])
     nothing = Augmentation(0, 0, 0, 0, 0)
@@ -215,7 +230,10 @@ def test_a_student_learns_from_its_teachers(torch, tmp_path, monkeypatch):
     from training import train
 
     teacher = Recipe("t", (), epochs=1, batch=50, n_conv=2)
-    student = Recipe("s", (784, 12, 10), epochs=10, batch=50, teachers=("t",), copies=2)
+    student = Recipe(
+        "s", (784, 12, 10), epochs=10, batch=50, teachers=("t",), copies=2,
+        wobble=Augmentation(1, 0.01, 0.01, 0.5, 0.1),
+    )  # fmt: skip
     monkeypatch.setitem(RECIPES, "t", teacher)
     with pytest.raises(SystemExit, match="train that first"):
         train.train(student, small_digits(), tmp_path)
@@ -234,16 +252,16 @@ def test_copies(torch, tmp_path, monkeypatch):
     monkeypatch.setitem(RECIPES, "t", teacher)
     train.train(teacher, small_digits(), tmp_path)
     student = Recipe("s", (784, 12, 10), teachers=("t",))
-    images = small_digits().fit_images
+    images = torch.from_numpy(small_digits().fit_images)
     made = copies.Copies(student, images, tmp_path)
     plain, _ = made.get(0)
-    assert np.array_equal(plain, images)
+    assert torch.equal(plain, images)
     shown, answers = made.get(3)
     again, same = copies.Copies(student, images, tmp_path).get(3)
-    assert shown.dtype == np.uint8
+    assert shown.dtype == torch.uint8
     assert shown.shape == images.shape
-    assert not np.array_equal(shown, images)
-    assert np.array_equal(shown, again)
+    assert not torch.equal(shown, images)
+    assert torch.equal(shown, again)
     assert torch.equal(answers, same)
     network = networks.build(teacher)
     best = torch.load(tmp_path / "t-1" / "best.pt", weights_only=True)

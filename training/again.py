@@ -63,7 +63,7 @@ def told(found: Spread) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train a recipe again, and compare.")
-    parser.add_argument("name", choices=[n for n, r in RECIPES.items() if not r.n_conv])
+    parser.add_argument("name", choices=[n for n, r in RECIPES.items() if not r.is_teacher])
     parser.add_argument("--data", help="folder of the MNIST files (default: as fastnn.mnist.load)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seed", type=int, help="default: the first that is not stated")

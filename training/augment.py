@@ -5,8 +5,6 @@ Invariant: the result depends only on the images, the bounds and the generator's
 
 import math
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
@@ -18,7 +16,7 @@ _PIECE = 2_000  # images distorted at a time
 
 
 def distorted(
-    images: npt.NDArray[np.uint8], bounds: Augmentation, generator: torch.Generator
+    images: torch.Tensor, bounds: Augmentation, generator: torch.Generator
 ) -> torch.Tensor:
     """uint8 images (n, 28, 28), distorted: float32 (n, 1, 28, 28) in [0, 1]."""
     pieces = range(0, len(images), _PIECE)
@@ -28,9 +26,10 @@ def distorted(
 def distort(images: torch.Tensor, bounds: Augmentation, generator: torch.Generator) -> torch.Tensor:
     """float32 images (n, 1, 28, 28), each distorted in its own way; outside is 0."""
     n, _, height, width = images.shape
+    device = images.device  # the generator's too
 
     def draw(bound: float) -> torch.Tensor:
-        return (torch.rand(n, generator=generator) * 2 - 1) * bound
+        return (torch.rand(n, generator=generator, device=device) * 2 - 1) * bound
 
     angle = draw(math.radians(bounds.degrees))
     scale_x, scale_y = 1 + draw(bounds.scale), 1 + draw(bounds.scale)
@@ -46,7 +45,7 @@ def distort(images: torch.Tensor, bounds: Augmentation, generator: torch.Generat
     )
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     if bounds.elastic:
-        knots = torch.randn(n, 2, _KNOTS, _KNOTS, generator=generator)
+        knots = torch.randn(n, 2, _KNOTS, _KNOTS, generator=generator, device=device)
         knots *= bounds.elastic * 2 / width
         field = functional.interpolate(knots, (height, width), mode="bicubic", align_corners=True)
         grid = grid + field.permute(0, 2, 3, 1)

@@ -70,7 +70,8 @@ def validation_of_seeds(name: str, out: Path) -> dict[int, float]:
         if not (folder / "best.pt").is_file():
             continue
         recipe = json.loads((folder / "recipe.json").read_text())
-        done = torch.load(folder / "checkpoint.pt", weights_only=True)["epoch"]
+        checkpoint = folder / "checkpoint.pt"
+        done = torch.load(checkpoint, weights_only=True, map_location="cpu")["epoch"]
         if recipe["name"] == name and done == recipe["epochs"]:
             best = torch.load(folder / "best.pt", weights_only=True)
             found[recipe["seed"]] = best["validation"]
@@ -128,7 +129,7 @@ def metadata(
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Release one of fastnn's networks.")
-    parser.add_argument("name", choices=[n for n, r in RECIPES.items() if not r.n_conv])
+    parser.add_argument("name", choices=[n for n, r in RECIPES.items() if not r.is_teacher])
     parser.add_argument("--data", help="folder of the MNIST files (default: as fastnn.mnist.load)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--to", type=Path, required=True, help="folder of the released file")

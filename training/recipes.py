@@ -38,9 +38,17 @@ class Recipe:
     teacher_share: float = 0.9  # of the loss; the labels have the rest
     copies: int = 60  # distorted copies of the digits that the teachers answer, used in turn
     jitter: int = 0  # pixels that a batch is moved by, beside the distortion
+    wobble: Augmentation | None = None  # of copies, anew each time, so small that answers hold
     dropout: float = 0.0  # of hidden layers
     seed: int = 1
-    n_conv: int = 0  # channels of the first stage of a teacher
+    n_conv: int = 0  # channels of the first stage of a teacher with pooling
+    kernel: int = 0  # width of the convolutions of a teacher without
+    channels: tuple[int, ...] = ()  # of each of those
+
+    @property
+    def is_teacher(self) -> bool:
+        """A convolutional network, which is not released."""
+        return not self.widths
 
     @property
     def run(self) -> str:
@@ -49,6 +57,14 @@ class Recipe:
 
 
 _TEACHERS = ("teacher-1", "teacher-2", "teacher-3")
+_UNPOOLED = {  # kernel, channels
+    "teacher-3x3": (3, tuple(range(32, 177, 16))),
+    "teacher-5x5": (5, (32, 64, 96, 128, 160)),
+    "teacher-7x7": (7, (48, 96, 144, 192)),
+    "teacher-3x3-b": (3, tuple(range(32, 177, 16))),
+    "teacher-5x5-b": (5, (32, 64, 96, 128, 160)),
+    "teacher-7x7-b": (7, (48, 96, 144, 192)),
+}
 _MILD = Augmentation(degrees=7.0, scale=0.08, shear=0.08, shift=1.0, elastic=0.6)
 _STUDENTS = Augmentation(degrees=8.0, scale=0.1, shear=0.1, shift=1.5, elastic=0.8)
 _DISTILLED = {
@@ -57,6 +73,11 @@ _DISTILLED = {
 }  # fmt: skip
 _NARROW = {**_DISTILLED, "batch": 1000, "learning_rate": 2e-2}
 _WIDE = {**_DISTILLED, "batch": 500, "jitter": 1}
+_WIDEST = {
+    **_DISTILLED, "teachers": tuple(_UNPOOLED), "batch": 500, "epochs": 480, "plain_epochs": 40,
+    "copies": 120,
+    "wobble": Augmentation(degrees=4.0, scale=0.05, shear=0.05, shift=1.0, elastic=0.5),
+}  # fmt: skip
 
 RECIPES = {
     recipe.name: recipe
@@ -72,10 +93,12 @@ RECIPES = {
         Recipe("mnist-deep", (784, 128, 64, 10), epochs=500, plain_epochs=80, **_NARROW),
         Recipe("mnist-mid", (784, 512, 512, 10), epochs=240, plain_epochs=30, learning_rate=1e-2,
                **_WIDE),
-        Recipe("mnist-large", (784, 1000, 1000, 500, 10), epochs=150, plain_epochs=20,
-               learning_rate=1e-2, **_WIDE),
+        Recipe("mnist-large", (784, 2048, 2048, 1024, 10), learning_rate=3e-3, **_WIDEST),
         *(Recipe(name, (), epochs=30, batch=200, learning_rate=3e-3, weight_decay=5e-4,
                  average=0.998, n_conv=24, seed=seed)
           for seed, name in enumerate(_TEACHERS, start=11)),
+        *(Recipe(name, (), epochs=40, batch=250, learning_rate=3e-3, weight_decay=5e-4,
+                 average=0.999, kernel=kernel, channels=channels, seed=seed)
+          for seed, (name, (kernel, channels)) in enumerate(_UNPOOLED.items(), start=21)),
     )
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """Train one recipe: `python -m training.train mnist-small --data DIR --out DIR`.
 
-Writes OUT/NAME-SEED/: checkpoint.pt (after each epoch; a run that finds it goes on from there),
+Writes OUT/NAME-SEED/: checkpoint.pt (every half minute; a run that finds it goes on from there),
 best.pt (the weights that validation chose), curves.csv, recipe.json. Invariant: the test split
 is never read; every random draw follows from the recipe's seed and the epoch, so an interrupted
 run ends where an uninterrupted one would.
@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -52,15 +53,17 @@ def _jittered(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     return torch.cat(pieces)
 
 
-@torch.no_grad()
-def _average(averaged: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
-    for kept, new in zip(
-        averaged.state_dict().values(), network.state_dict().values(), strict=True
-    ):
-        if kept.is_floating_point():
-            kept.lerp_(new, 1 - decay)
-        else:
-            kept.copy_(new)
+class _Average:
+    """A running average of a network's weights and of its batch norms' statistics."""
+
+    def __init__(self, network: torch.nn.Module, averaged: torch.nn.Module) -> None:
+        values = zip(network.state_dict().values(), averaged.state_dict().values(), strict=True)
+        pairs = [(new, kept) for new, kept in values if kept.is_floating_point()]
+        self._new, self._kept = ([pair[i] for pair in pairs] for i in (0, 1))
+
+    @torch.no_grad()
+    def step(self, decay: float) -> None:
+        torch._foreach_lerp_(self._kept, self._new, 1 - decay)
 
 
 def _save(state: dict, file: Path) -> None:
@@ -69,21 +72,40 @@ def _save(state: dict, file: Path) -> None:
     os.replace(part, file)
 
 
-def train(recipe: Recipe, digits: data.Digits, out: Path) -> float:
+def _cut(curves: Path, n_epochs: int) -> None:
+    """Leave the rows of the first epochs: those after the checkpoint come again."""
+    if curves.is_file():
+        lines = curves.read_text().splitlines(keepends=True)
+        curves.write_text("".join(lines[: 1 + n_epochs]))
+
+
+def train(
+    recipe: Recipe,
+    digits: data.Digits,
+    out: Path,
+    device: torch.device | str = "cpu",
+    checkpoint_seconds: float = 30.0,
+) -> float:
     """Train (or go on training) a recipe; returns the best validation accuracy."""
     folder = out / recipe.run
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1))
-    images, labels = digits.fit_images, torch.from_numpy(digits.fit_labels).long()
-    held, truth = digits.validation_images, torch.from_numpy(digits.validation_labels)
+    device = torch.device(device)
+    images, labels, held, truth = (
+        torch.as_tensor(array, device=device)
+        for array in (digits.fit_images, digits.fit_labels.astype(np.int64),
+                      digits.validation_images, digits.validation_labels)
+    )  # fmt: skip
     copies = Copies(recipe, images, out) if recipe.teachers else None
 
     torch.manual_seed(recipe.seed)
-    network = networks.build(recipe)
+    network = networks.build(recipe).to(device)
     averaged = copy.deepcopy(network)
+    average = _Average(network, averaged)
     optimiser = torch.optim.AdamW(
-        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
+        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay,
+        fused=device.type == "cuda",
+    )  # fmt: skip
     n_steps = recipe.epochs * (len(images) // recipe.batch)
 
     def rate(step: int) -> float:  # two epochs up, then half a cosine down
@@ -92,15 +114,17 @@ def train(recipe: Recipe, digits: data.Digits, out: Path) -> float:
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
     first, best = 0, -1.0
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint, curves = folder / "checkpoint.pt", folder / "curves.csv"
     if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
         for part, name in ((network, "model"), (averaged, "averaged"), (optimiser, "optimiser"),
                            (schedule, "schedule")):  # fmt: skip
             part.load_state_dict(state[name])
         first, best = state["epoch"], state["best"]
         print(f"{recipe.run}: going on after epoch {first}", file=sys.stderr)
 
+    _cut(curves, first)
+    saved = time.perf_counter()
     for epoch in range(first, recipe.epochs):
         start = time.perf_counter()
         is_plain = epoch >= recipe.epochs - recipe.plain_epochs
@@ -108,19 +132,24 @@ def train(recipe: Recipe, digits: data.Digits, out: Path) -> float:
         if copies:
             number = 0 if is_plain else 1 + (epoch + recipe.seed) % recipe.copies
             shown, soft = copies.get(number)
-            seen = pixels(shown)
+            if recipe.wobble is None or is_plain:
+                seen = pixels(shown)
+            else:
+                draws = generator(recipe.seed, epoch, 2, device=device)
+                seen = augment.distorted(shown, recipe.wobble, draws)
         elif is_plain or recipe.augmentation is None:
             seen = pixels(images)
         else:
-            random = generator(recipe.seed, epoch)
-            seen = augment.distorted(images, recipe.augmentation, random)
+            draws = generator(recipe.seed, epoch, device=device)
+            seen = augment.distorted(images, recipe.augmentation, draws)
         torch.manual_seed(recipe.seed * 100_003 + epoch)  # dropout
         order = torch.randperm(len(images), generator=generator(recipe.seed, epoch, 1))
+        order = order.to(device)
         network.train()
-        total = torch.zeros(())
+        total = torch.zeros((), device=device)
         n_batches = len(images) // recipe.batch
         for rows in order[: n_batches * recipe.batch].split(recipe.batch):
-            with precision(recipe):
+            with precision(recipe, device):
                 out_rows = network(_jittered(seen[rows], recipe)).float()
             loss = _loss(recipe, out_rows, labels[rows], None if soft is None else soft[rows])
             optimiser.zero_grad(set_to_none=True)
@@ -129,22 +158,16 @@ def train(recipe: Recipe, digits: data.Digits, out: Path) -> float:
             schedule.step()
             # A young average would be mostly the random start.
             done = schedule.last_epoch
-            _average(averaged, network, min(recipe.average, (done + 1) / (done + 10)))
+            average.step(min(recipe.average, (done + 1) / (done + 10)))
             total += loss.detach()
         accuracy = (logits(averaged, held, recipe).argmax(1) == truth).float().mean().item()
         if accuracy >= best:  # of equals the later: its rate is lower
             best = accuracy
-            _save({"model": averaged.state_dict(), "epoch": epoch + 1, "validation": accuracy},
-                  folder / "best.pt")  # fmt: skip
-        _save(
-            {"model": network.state_dict(), "averaged": averaged.state_dict(),
-             "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(),
-             "epoch": epoch + 1, "best": best},
-            checkpoint,
-        )  # fmt: skip
+            model = {key: value.cpu() for key, value in averaged.state_dict().items()}
+            _save({"model": model, "epoch": epoch + 1, "validation": accuracy}, folder / "best.pt")
         seconds = time.perf_counter() - start
         row = [epoch + 1, f"{total.item() / n_batches:.5f}", f"{accuracy:.4f}", f"{seconds:.1f}"]
-        with open(folder / "curves.csv", "a", newline="") as file:
+        with open(curves, "a", newline="") as file:
             writer = csv.writer(file)
             if epoch == 0:
                 writer.writerow(["epoch", "loss", "validation", "seconds"])
@@ -155,6 +178,15 @@ def train(recipe: Recipe, digits: data.Digits, out: Path) -> float:
             file=sys.stderr,
             flush=True,
         )
+        now, is_last = time.perf_counter(), epoch + 1 == recipe.epochs
+        if is_last or now - saved >= checkpoint_seconds:
+            _save(
+                {"model": network.state_dict(), "averaged": averaged.state_dict(),
+                 "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(),
+                 "epoch": epoch + 1, "best": best},
+                checkpoint,
+            )  # fmt: skip
+            saved = now
     return best
 
 
@@ -166,14 +198,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
+    if chosen.device == "cuda":
+        torch.set_float32_matmul_precision("high")  # factors rounded to 10 bits
     recipe = RECIPES[chosen.name]
     if chosen.seed is not None:
         recipe = dataclasses.replace(recipe, seed=chosen.seed)
     if chosen.epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=chosen.epochs)
-    train(recipe, data.load(chosen.data), chosen.out)
+    train(recipe, data.load(chosen.data), chosen.out, chosen.device)
 
 
 if __name__ == "__main__":
