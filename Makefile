@@ -26,7 +26,7 @@ SANITIZED := build/sanitize/tree
 
 .DELETE_ON_ERROR:
 .PHONY: always help run build test test-sanitized test-neon test-wheel test-interop \
-        test-interop-full harness harness-sanitized instructions exhaustive attacks fuzz \
+        test-interop-full harness harness-sanitized harness-emulated instructions exhaustive attacks fuzz \
         fuzz-coverage retrain bench shapes threads load-time overhead lint clean
 
 help:  ## list the targets
@@ -60,6 +60,9 @@ harness: $(VENV)/with-test  ## the C harness alone, native
 
 harness-sanitized: $(VENV)/with-test  ## the C harness alone, under ASan + UBSan
 	$(PY) tools/harness.py sanitized $(HARNESS_ARGS)
+
+harness-emulated: $(VENV)/with-test  ## the C harness alone, with AVX-512 and AMX in plain C
+	$(PY) tools/harness.py emulated $(HARNESS_ARGS)
 
 exhaustive: $(VENV)/with-test  ## all 2^32 floats through every activation (an hour or so)
 	$(PY) tools/harness.py native exhaustive

@@ -40,6 +40,7 @@ ISAS = {
     "avx512": (X86, AVX512),
     "avx512vnni": (X86, [*AVX512, "-mavx512vnni"]),
     "avx512bf16": (X86, [*AVX512, "-mavx512bf16"]),
+    "amx": (X86, [*AVX512, "-mavx512vnni", "-mamx-tile", "-mamx-int8"]),
 }
 
 # -ffp-contract=off: a multiply and an add are fused where the source says so and nowhere else,

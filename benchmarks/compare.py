@@ -101,8 +101,7 @@ def machine() -> dict[str, Any]:
 
 def _kernel(number_format: str) -> dict[str, Any]:
     """The one that fastnn takes here."""
-    usable = (k for k in _core.kernels() if k["available"] and k["format"] == number_format)
-    return next(usable)
+    return next(k for k in _core.kernels() if k["is_chosen"] and k["format"] == number_format)
 
 
 def as_json(results: list[Result], about: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@
  * a network is created, not when it runs.
  */
 #define _GNU_SOURCE
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "kernel.h"
@@ -32,7 +33,7 @@ static uint64_t xgetbv0(void)
 }
 
 /* Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, CPUID. */
-uint64_t fnn_cpu_features(void)
+static uint64_t features(void)
 {
     unsigned a, b, c, d, a1, b1, c1, d1;
     uint64_t has = 0;
@@ -51,8 +52,37 @@ uint64_t fnn_cpu_features(void)
     if (b >> 31 & 1) has |= FNN_CPU(AVX512VL);
     if (c >> 11 & 1) has |= FNN_CPU(AVX512_VNNI);
     if (a1 >> 5 & 1) has |= FNN_CPU(AVX512_BF16);
+    if ((saved & 0x60000) != 0x60000) return has; /* tiles */
+    if (d >> 24 & 1) has |= FNN_CPU(AMX_TILE);
+    if (d >> 25 & 1) has |= FNN_CPU(AMX_INT8);
     return has;
 }
+
+#ifdef FNN_EMULATED /* by tests/c/emulated */
+uint64_t fnn_cpu_features(void)
+{
+    return features() | FNN_CPU(AVX512F) | FNN_CPU(AVX512DQ) | FNN_CPU(AVX512BW) | FNN_CPU(AVX512VL) |
+           FNN_CPU(AVX512_VNNI) | FNN_CPU(AVX512_BF16) | FNN_CPU(AMX_TILE) | FNN_CPU(AMX_INT8);
+}
+
+int fnn_cpu_permits(uint64_t needs)
+{
+    (void)needs;
+    return 1;
+}
+#else
+uint64_t fnn_cpu_features(void) { return features(); }
+
+/* Linux has room for 8 KB of tiles set aside for the threads of those processes alone that ask for it, before
+ * they touch one (Documentation/arch/x86/xstate.rst). From then on an alternate signal stack has to have room
+ * as well, so it is asked for when a network wants the kernel, not when fastnn is imported. */
+int fnn_cpu_permits(uint64_t needs)
+{
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    if ((needs & FNN_CPU(AMX_TILE)) == 0) return 1;
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+#endif
 
 /* 0x1f80: round to nearest, all exceptions masked, no flush-to-zero, no denormals-are-zero. */
 uint64_t fnn_fp_mode_default(void)
@@ -73,6 +103,12 @@ void fnn_fp_mode_restore(uint64_t mode) { _mm_setcsr((unsigned)mode); }
 uint64_t fnn_cpu_features(void)
 {
     return getauxval(AT_HWCAP) & HWCAP_ASIMD ? FNN_CPU(ASIMD) : 0;
+}
+
+int fnn_cpu_permits(uint64_t needs)
+{
+    (void)needs;
+    return 1;
 }
 
 /* FPCR 0: round to nearest, no flushing, default-NaN off, no traps. FPSR keeps the sticky flags. */

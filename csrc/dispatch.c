@@ -1,14 +1,17 @@
 /* The ordered list of kernels and the choice of one.
  *
  * What lives here: `rows`, best first; the ISA names in rank order; fnn_select.
- * Invariant: a row is usable iff the CPU has what it needs and its ISA is at most the ceiling. The
- * scalar row needs nothing, so a choice cannot fail for a known, available ceiling. No state.
+ * Invariant: a row is usable iff the CPU has what it needs, the OS permits it and its ISA is at most the
+ * ceiling. The scalar row needs nothing, so a choice cannot fail for a known, available ceiling. No state.
  */
 #include <string.h>
 
 #include "kernel.h"
 
 static const fnn_row *const rows[] = {
+#ifdef HAVE_AMX
+    &fnn_row_i8_amx,
+#endif
 #ifdef HAVE_AVX512BF16
     &fnn_row_bf16_avx512bf16,
 #endif
@@ -33,15 +36,16 @@ enum { N_ROWS = sizeof rows / sizeof rows[0] };
 
 /* In rank order: under a ceiling, this ISA and those above it in the list may be used. */
 const fnn_isa fnn_isas[] = {
-    {"scalar", 0, "scalar"},
+    {"scalar", 0, "scalar", 0},
 #if defined(__x86_64__)
-    {"avx2", FNN_NEEDS_AVX2, "avx2"},
-    {"avxvnni", FNN_NEEDS_AVX2 | FNN_CPU(AVX_VNNI), "avxvnni"},
-    {"avx512", FNN_NEEDS_AVX512, "avx512"},
-    {"avx512vnni", FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI), "avx512vnni"},
-    {"avx512bf16", FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI) | FNN_CPU(AVX512_BF16), "avx512bf16"},
+    {"avx2", FNN_NEEDS_AVX2, "avx2", 0},
+    {"avxvnni", FNN_NEEDS_AVX2 | FNN_CPU(AVX_VNNI), "avxvnni", 0},
+    {"avx512", FNN_NEEDS_AVX512, "avx512", 0},
+    {"avx512vnni", FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI), "avx512vnni", 0},
+    {"avx512bf16", FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI) | FNN_CPU(AVX512_BF16), "avx512bf16", 0},
+    {"amx", FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI) | FNN_CPU(AMX_TILE) | FNN_CPU(AMX_INT8), "amx", 1},
 #elif defined(__aarch64__)
-    {"neon", FNN_CPU(ASIMD), "neon"},
+    {"neon", FNN_CPU(ASIMD), "neon", 0},
 #endif
 };
 const int fnn_n_isas = sizeof fnn_isas / sizeof fnn_isas[0];
@@ -64,15 +68,17 @@ int fnn_isa_is_available(const fnn_isa *isa)
 fnn_status fnn_select(const char *isa, const char *format, const fnn_row **row)
 {
     int ceiling = fnn_n_isas - 1;
+    while (fnn_isas[ceiling].is_only_named) ceiling--;
     if (isa != NULL) {
         ceiling = rank(isa);
         if (ceiling < 0) return FNN_UNKNOWN_ISA;
-        if (!fnn_isa_is_available(&fnn_isas[ceiling])) return FNN_ISA_MISSING;
+        if (!fnn_isa_is_available(&fnn_isas[ceiling]) || !fnn_cpu_permits(fnn_isas[ceiling].needs))
+            return FNN_ISA_MISSING;
     }
     const uint64_t has = fnn_cpu_features();
     for (int i = 0; i < N_ROWS; i++) {
         if ((rows[i]->needs & ~has) == 0 && rank(rows[i]->isa) <= ceiling &&
-            strcmp(rows[i]->format, format) == 0) {
+            strcmp(rows[i]->format, format) == 0 && fnn_cpu_permits(rows[i]->needs)) {
             *row = rows[i];
             return FNN_OK;
         }

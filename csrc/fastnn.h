@@ -46,11 +46,12 @@ typedef struct {
 extern const fnn_activation fnn_activations[];
 extern const int fnn_n_activations;
 
-/* An ISA is a ceiling: x86 ISAs rank scalar < avx2 < avxvnni < avx512 < avx512vnni < avx512bf16. */
+/* An ISA is a ceiling: x86 ISAs rank scalar < avx2 < avxvnni < avx512 < avx512vnni < avx512bf16 < amx. */
 typedef struct {
     const char *name;
     uint64_t needs;     /* fnn_cpu_features() bits */
     const char *kernel; /* whose kernels are the least that this ISA stands for */
+    int is_only_named;  /* not taken unless asked for: no CPU that has it has run it yet */
 } fnn_isa;
 
 extern const fnn_isa fnn_isas[];

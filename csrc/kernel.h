@@ -33,7 +33,8 @@
 #define FNN_CPU_FEATURES(X)                                                                        \
     X(AVX2, "avx2") X(FMA, "fma") X(AVX_VNNI, "avx_vnni") X(AVX512F, "avx512f")                    \
     X(AVX512BW, "avx512bw") X(AVX512DQ, "avx512dq") X(AVX512VL, "avx512vl")                        \
-    X(AVX512_VNNI, "avx512_vnni") X(AVX512_BF16, "avx512_bf16") X(ASIMD, "asimd")
+    X(AVX512_VNNI, "avx512_vnni") X(AVX512_BF16, "avx512_bf16") X(AMX_TILE, "amx_tile")            \
+    X(AMX_INT8, "amx_int8") X(ASIMD, "asimd")
 
 enum {
 #define FNN_BIT(id, name) FNN_BIT_##id,
@@ -109,6 +110,7 @@ struct fnn_row {
     int64_t (*argmax)(const float *y, int64_t n); /* f32 only: as np.argmax; on own memory: whole vectors */
     const fnn_certify_loops *certify; /* f32 only */
     double (*burn)(int64_t n);
+    int groups; /* that gemm takes in a step; 0: one */
 };
 
 static inline int fnn_is_i8(const fnn_row *row) { return row->format[0] == 'i'; }
@@ -118,10 +120,11 @@ extern const fnn_row fnn_row_f32_scalar, fnn_row_f32_avx2, fnn_row_f32_avx512, f
 extern const fnn_row fnn_row_bf16_scalar, fnn_row_bf16_avx2, fnn_row_bf16_avx512,
     fnn_row_bf16_avx512bf16, fnn_row_bf16_neon;
 extern const fnn_row fnn_row_i8_scalar, fnn_row_i8_avx2, fnn_row_i8_avxvnni, fnn_row_i8_avx512,
-    fnn_row_i8_avx512vnni, fnn_row_i8_neon;
+    fnn_row_i8_avx512vnni, fnn_row_i8_amx, fnn_row_i8_neon;
 
 /* cpu.c */
 size_t fnn_l2_bytes(void);                  /* of one core; a guess where nobody says */
+int fnn_cpu_permits(uint64_t needs);        /* asks the OS for what it gives on request only */
 uint64_t fnn_fp_mode_default(void);         /* to nearest, no flushing, no traps; returns */
 void fnn_fp_mode_restore(uint64_t mode);    /* what was set before, for this */
 

@@ -131,7 +131,7 @@ static int64_t start_of_tile(int64_t i, int64_t n_tiles, int64_t n, int mr)
     return i > 0 && i == n_tiles - 1 && 3 * left < mr ? n - (mr + left) / 2 : i * mr;
 }
 
-enum { MAX_TILES = 32, MOST_ROWS = FNN_MOST_ORDERED }; /* of a block and a group; a path's mr is at most 24 */
+enum { MAX_TILES = 32, MOST_ROWS = FNN_MOST_ORDERED }; /* of a block and a group */
 enum { LEAST_GROUP = 128 }; /* sorted; of 64, 128 or 512 at a time the gain differs by half a percent */
 
 /* Whether the kernel applies it to the tile in registers. */
@@ -209,6 +209,7 @@ static int64_t choose_block(const fnn_network *net, path *way, int64_t size)
      * (784-2500-..., 64 rows: 19 %). Of very wide ones, what is reasonable. */
     if (n_tiles < 8) n_tiles = (int64_t)64 << 20 >= 8 * way->mr * widest ? 8 : 1;
     if (n_tiles > MAX_TILES) n_tiles = MAX_TILES;
+    if (n_tiles > MOST_ROWS / way->mr) n_tiles = MOST_ROWS / way->mr; /* 16 and 12 rows make tiles of 48 */
     return n_tiles * way->mr;
 }
 

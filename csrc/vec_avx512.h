@@ -4,7 +4,11 @@
 #include <string.h>
 
 #define FNN_VEC_WIDTH 16
+#ifdef FNN_EMULATED /* by tests/c/emulated, on a CPU that need not have the ISA */
+#define FNN_VEC_CONSTRAINT "m"
+#else
 #define FNN_VEC_CONSTRAINT "v" /* of inline assembly */
+#endif
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __mmask16 vm;
@@ -79,8 +83,12 @@ static inline vi vi_shift_left_16(vi a) { return _mm512_slli_epi32(a, 16); }
 #ifdef FNN_BF16
 static inline vf v_dot_bf16(vf sum, vi x, vi w)
 {
+#ifdef FNN_EMULATED
+    return e_dpbf16_ps(sum, x, w);
+#else
     __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
     return sum;
+#endif
 }
 #endif
 
@@ -98,8 +106,12 @@ static inline void v8_hide(v8_w *w) { (void)w; }
 /* In assembly: gcc 12 keeps accumulators of _mm512_dpbusd_epi32 in memory now and then. */
 static inline vi v8_dot(vi sum, v8_x x, v8_w w)
 {
+#ifdef FNN_EMULATED
+    return _mm512_dpbusd_epi32(sum, x, w);
+#else
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
     return sum;
+#endif
 }
 static inline vi v8_widen(const uint8_t *x) { return vi_load(x); }
 static inline void v8_store(void *y, vf a) { v_store_u8(y, a); }
@@ -109,14 +121,18 @@ static inline v8_w v8_load(const void *p)
 {
     return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));
 }
-static inline void v8_hide(v8_w *w) { __asm__("" : "+v"(*w)); }
+static inline void v8_hide(v8_w *w) { __asm__("" : "+" FNN_VEC_CONSTRAINT(*w)); }
 /* In assembly: gcc 12 has several products in flight, and no registers for them. */
 static inline vi v8_dot(vi sum, v8_x x, v8_w w)
 {
+#ifdef FNN_EMULATED
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(x, w));
+#else
     vi products;
     __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
             : "+v"(sum), "=&v"(products) : "v"(x), "v"(w));
     return sum;
+#endif
 }
 static inline vi v8_widen(const uint8_t *x)
 {

@@ -5,10 +5,11 @@
  * Invariant: the same rows and pieces at every creation; the reference is packed anew from the caller's
  * weights by fnn_pack_piece and computed by kernels_scalar.c. Bits have to be equal, NaNs being one
  * value; of bf16, which keeps no bits, results within a bound that no sound kernel exceeds. Costs at
- * most about a million multiply-adds, whatever the network.
+ * most about a million multiply-adds of the scalar kernel, whatever the network (three of AMX).
  * Start with fnn_verify.
  */
 #define _GNU_SOURCE
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,8 +18,9 @@
 
 /* A piece has at most so many inputs and columns: with the tiles of try_piece, 51,000 multiply-adds of the
  * scalar kernel where ours has 12 x 32. A layer has two; of a network so many layers are tried, evenly
- * spread, and the first of each kind of kernel. */
-enum { MOST_INPUTS = 32, MOST_COLUMNS = 256, MOST_PANELS = 8, MOST_LAYERS = 8 };
+ * spread, and the first of each kind of kernel. A kernel that takes many groups in a step gets one and a
+ * quarter of it, once, and as much of its panels. */
+enum { INPUTS = 32, MOST_INPUTS = 80, MOST_COLUMNS = 256, MOST_PANELS = 8, MOST_LAYERS = 8 };
 enum { WHOLE = 4 }; /* inputs: whole groups of every kernel */
 enum { LD = MOST_INPUTS * 4 + FNN_SLACK * 4, LD_Y = (MOST_COLUMNS + FNN_SLACK) * 4 }; /* bytes */
 
@@ -271,8 +273,10 @@ static int try_piece(trial *t)
     const int rows[] = {1, 1 + (int)(next_random(&t->seed) % (uint64_t)row->mr), row->mr};
     fnn_pack_piece(scalar, t->l->from, same, t->panels, scalar_panel_stride(t));
     for (int i = 0; i < 3; i++) {
-        const int m = rows[i], most = row->mr / m + 1;
-        const int64_t n = (most < t->n_panels ? most : t->n_panels) * row->nr;
+        const int m = rows[i];
+        const int64_t room = t->n_panels * row->nr;
+        const int64_t most = row->groups > 1 ? row->nr + row->nr / 4 : (row->mr / m + 1) * (int64_t)row->nr;
+        const int64_t n = most < room ? most : room;
         fill_rows(t, m);
         if (!encodes_alike(t, m, i == 1) || !multiplies_alike(t, m, n < n_left ? n : n_left)) return 0;
     }
@@ -286,16 +290,18 @@ static int try_layer(trial *t, const fnn_packed *l, int number)
 {
     const int64_t k = l->from->n_inputs, n_panels = fnn_panels(l->from->n_outputs, l->row->nr);
     const int64_t panels = MOST_COLUMNS / l->row->nr < MOST_PANELS ? MOST_COLUMNS / l->row->nr : MOST_PANELS;
-    const int64_t inputs = MOST_INPUTS;
+    const int64_t step = l->row->kr * (int64_t)l->row->groups;
     t->l = l;
     t->seed = (uint64_t)number;
     t->n_panels = panels < n_panels ? panels : n_panels;
     for (int i = 0; i < 2; i++) {
+        const int64_t inputs = i == 0 && INPUTS < step ? step + step / 4 : INPUTS;
         const uint64_t places = (uint64_t)(n_panels - t->n_panels + 1);
         const uint64_t depths = (uint64_t)(k > inputs ? (k - inputs + WHOLE - 1) / WHOLE : 0) + 1;
         t->panel = (int64_t)(i == 0 ? places - 1 : next_random(&t->seed) % places);
         t->input = (int64_t)(i == 0 ? depths - 1 : next_random(&t->seed) % depths) * WHOLE;
         t->n_inputs = k - t->input < inputs ? k - t->input : inputs;
+        assert(t->n_inputs <= MOST_INPUTS);
         if (!try_piece(t)) return 0;
     }
     return 1;

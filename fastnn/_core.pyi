@@ -24,6 +24,7 @@ class KernelInfo(TypedDict):
 class KernelListing(KernelInfo):
     needs: list[str]
     available: bool
+    is_chosen: bool
 
 class BuildInfo(TypedDict):
     compiler: str

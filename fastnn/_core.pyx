@@ -177,12 +177,16 @@ cdef dict describe(const fnn_row *row):
 
 def kernels():
     """The kernels compiled in, best first: dicts of isa, format, mr and nr (rows and columns of a
-    tile), needs (CPU features) and available (whether this machine has them)."""
+    tile), needs (CPU features), available (whether this machine has them) and is_chosen (whether
+    layers of its format get it, where no `isa` is given)."""
+    cdef const fnn_row *row
     has = fnn_cpu_features()
     listing = []
     for i in range(fnn_n_rows()):
-        needs = fnn_row_needs(fnn_row_at(i))
-        listing.append({**describe(fnn_row_at(i)), "available": needs & ~has == 0,
+        row = fnn_row_at(i)
+        needs = fnn_row_needs(row)
+        is_chosen = best_row(None, fnn_row_format(row)) == row
+        listing.append({**describe(row), "available": needs & ~has == 0, "is_chosen": is_chosen,
                         "needs": feature_names(needs)})
     return listing
 
@@ -202,6 +206,7 @@ def build_info():
 
 cdef object ceiling(object isa):
     """The ISA that was asked for, as bytes, or None. Refuses what this machine lacks."""
+    cdef const fnn_row *row = NULL
     source = "isa"
     if isa is None:
         isa = os.environ.get("FASTNN_ISA") or None
@@ -214,7 +219,10 @@ cdef object ceiling(object isa):
         known = [fnn_isas[i].name.decode() for i in range(fnn_n_isas)]
         problem = "this machine or build lacks" if isa in known else "there is no ISA"
         raise ValueError(f"{source}: {problem} {isa!r}; here are: {', '.join(isas())}")
-    return isa.encode()
+    name = isa.encode()
+    if fnn_select(name, b"f32", &row) != FNN_OK:  # which asks, where that has to be asked for
+        raise ValueError(f"{source}: the operating system does not permit {isa!r}")
+    return name
 
 
 def check_isa(isa=None):
@@ -226,7 +234,7 @@ cdef const fnn_row *best_row(object isa, bytes format=b"f32") except NULL:
     cdef const fnn_row *row = NULL
     name = ceiling(isa)
     if fnn_select(NULL if name is None else <const char *>name, format, &row) != FNN_OK:
-        known = sorted({kernel["format"] for kernel in kernels()})
+        known = sorted({fnn_row_format(fnn_row_at(i)).decode() for i in range(fnn_n_rows())})
         raise ValueError(f"format: there is no kernel of {format.decode()!r} here, "
                          f"only of {', '.join(known)}")
     return row

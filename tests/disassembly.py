@@ -17,18 +17,18 @@ from pathlib import Path
 # nr what the engine says, pointers the beginning of functions.
 OFFSET_OF = {"isa": 0, "format": 8, "mr": 24, "nr": 28, "gemm": 64, "gemm_packed": 80}
 
-# What a kernel multiplies with, by format: SSE to AVX-512, then NEON. Scalar code calls fmaf.
+# What a kernel multiplies with, by format: SSE to AMX, then NEON. Scalar code calls fmaf.
 STEPS = {
     "f32": r"vfmadd\d+[ps]s|fmla|fmadd",
     "bf16": r"vfmadd\d+[ps]s|vdpbf16ps|fmla|fmadd",
-    "i8": r"vpdpbusd|vpmaddwd|pmaddwd|pmullw|pmuludq|imul|smull2?|smlal2?|madd|mul",
+    "i8": r"tdpbusd|vpdpbusd|vpmaddwd|pmaddwd|pmullw|pmuludq|imul|smull2?|smlal2?|madd|mul",
 }
 
 RELATIVE = {62: 8, 183: 1027}  # of x86-64 and aarch64: the relocation "base + addend"
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\t(.*)$")
 PREFIXES = re.compile(r"^(?:\{\w+\}|notrack|bnd|rep\w*|lock|data16|cs|ds)\s+")
 BRANCH = re.compile(r"j\w+|b|b\.\w+|cbn?z|tbn?z")
-VECTOR = re.compile(r"%[xyz]mm\d+")
+VECTOR = re.compile(r"%[xyzt]mm\d+")
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,21 @@ def test_the_oracle_rounds_once():
             assert abs(Fraction(float(got[i])) - exact) <= abs(other - exact)
 
 
+def test_one_kernel_of_each_format_is_chosen(monkeypatch):
+    """The best that this CPU has, but for AMX, which has to be named."""
+    for isa in ("", *_core.isas()):
+        monkeypatch.setenv("FASTNN_ISA", isa)
+        chosen = [(k["format"], k["isa"]) for k in _core.kernels() if k["is_chosen"]]
+        assert sorted(name for name, _ in chosen) == ["bf16", "f32", "i8"]
+        if isa in ("", "amx"):
+            best = [a for a in available("i8") if a != "amx" or isa]
+            assert dict(chosen) == {
+                "bf16": available("bf16")[0], "f32": available("f32")[0], "i8": best[0]
+            }  # fmt: skip
+        if isa == "scalar":
+            assert {kernel for _, kernel in chosen} == {"scalar"}
+
+
 def test_there_are_kernels():
     assert "scalar" in AVAILABLE
     for number_format in {kernel["format"] for kernel in _core.kernels()}:

@@ -2,6 +2,8 @@
 
     python tools/harness.py native      every ISA this CPU has
     python tools/harness.py sanitized   the same under the address and undefined-behaviour ones
+    python tools/harness.py emulated    AVX-512 and AMX on a CPU that has AVX2 alone, in plain C
+                                        (tests/c/emulated)
     python tools/harness.py neon        cross-built for aarch64, run by qemu; its hashes must be
                                         those of the native build
     python tools/harness.py instructions [record]
@@ -25,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+EMULATED = ("avx512", "avx512vnni", "avx512bf16", "amx")
 CROSS_CC, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 COUNTS = ROOT / "tests" / "c" / "instructions.json"
 MORE = 1.01  # as many instructions as were kept, times this, pass
@@ -43,10 +46,18 @@ def build(kind: str, compiler: str, architecture: str, mode: str, link: list[str
     }
     mode_flags, mode_link = recipe["MODES"][mode]
     common = [*recipe["COMMON"], *recipe["STRICTER"], *mode_flags, "-Icsrc", "-Itests/c"]
+    if kind == "emulated":
+        isas |= dict.fromkeys(EMULATED, recipe["AVX2"])
+        common += ["-Itests/c/emulated", "-DFNN_EMULATED", "-Wno-psabi", "-O1", "-UNDEBUG"]
     common += [f"-DHAVE_{isa.upper()}=1" for isa in isas]
     folder = ROOT / "build" / "harness" / f"{kind}-{Path(compiler).name}"
     folder.mkdir(parents=True, exist_ok=True)
-    headers = [ROOT / "setup.py", ROOT / "csrc", *ROOT.glob("csrc/*.h"), *ROOT.glob("tests/c/*.h")]
+    headers = [
+        ROOT / "setup.py",
+        ROOT / "csrc",
+        *ROOT.glob("csrc/*.h"),
+        *ROOT.glob("tests/c/**/*.h"),
+    ]
     newest_header = max(path.stat().st_mtime for path in headers)
 
     def compile_c(source: Path) -> Path:
@@ -94,6 +105,15 @@ def sanitized(arguments: list[str]) -> None:
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
     }
     run([str(program), *arguments], options)
+
+
+def emulated(arguments: list[str]) -> None:
+    """What this does not show: times, and whether a CPU knows the instructions."""
+    if platform.machine() != "x86_64":
+        print("NOT TESTED: AVX-512 and AMX are emulated on x86-64 alone")
+        return
+    program = build("emulated", native_compiler(), "x86_64", "release", [])
+    run([str(program), *(arguments or ["quick"])])
 
 
 def neon(arguments: list[str]) -> None:
@@ -181,6 +201,7 @@ if __name__ == "__main__":
     kinds = {
         "native": native,
         "sanitized": sanitized,
+        "emulated": emulated,
         "neon": neon,
         "instructions": instructions,
     }

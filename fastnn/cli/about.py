@@ -26,24 +26,13 @@ def about() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cpu_features": _core.cpu_features(),
         "isa": probe.kernels[0]["isa"],
-        "kernels": _kernels(),
+        "kernels": _core.kernels(),
         "threads": default_threads(),
         "environment": {
             k: v for k, v in sorted(os.environ.items()) if k.startswith("FASTNN_") and v
         },
         "build": _core.build_info(),
     }
-
-
-def _kernels() -> list[dict[str, Any]]:
-    """`_core.kernels()`, and whether each is the one that networks of its format get here."""
-    ranks = _core.isas()  # lowest first
-    usable = ranks[: ranks.index(os.environ.get("FASTNN_ISA") or ranks[-1]) + 1]
-    chosen: dict[str, str] = {}
-    for kernel in _core.kernels():  # best first
-        if kernel["available"] and kernel["isa"] in usable:
-            chosen.setdefault(kernel["format"], kernel["isa"])
-    return [{**k, "is_chosen": chosen[k["format"]] == k["isa"]} for k in _core.kernels()]
 
 
 def about_text(facts: dict[str, Any]) -> str:
