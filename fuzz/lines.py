@@ -90,6 +90,7 @@ def worker_here(task: dict[str, Any], data: bytes) -> bytes:
     answer = io.TextIOWrapper(io.BytesIO())
     with (
         mock.patch("resource.setrlimit"),
+        mock.patch("signal.setitimer"),
         mock.patch("sys.path", [*sys.path]),
         mock.patch("sys.stdin", io.TextIOWrapper(io.BytesIO(data))),
         mock.patch("sys.stdout", answer),

@@ -6,6 +6,7 @@ The files are made by h5py here; the fates of the worker are played by programs 
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -265,6 +266,10 @@ FATES = {
     ),
     "wait": ("import time; time.sleep(60)", "no answer from the HDF5 library in 1 s"),
     "spin": (
+        "import signal\nsignal.setitimer(signal.ITIMER_PROF, 0.05)\nwhile True: pass",
+        "did not come to an end on it",
+    ),
+    "spin on": (
         "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 2))\nwhile True: pass",
         "did not come to an end on it",
     ),
@@ -290,6 +295,7 @@ def test_the_worker_can_neither_open_files_nor_grow(tmp_path):
         worker = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(worker)
         worker.confine(2**26, 1)
+        worker.Clock(1000).start()
         for attempt in (lambda: open("/etc/passwd"), lambda: bytearray(2**27)):
             try:
                 attempt()
@@ -305,6 +311,7 @@ def test_the_worker_can_neither_open_files_nor_grow(tmp_path):
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == ["OSError", "MemoryError"]
+    assert done.returncode == -signal.SIGPROF
     assert hdf5._death(done.returncode) == "did not come to an end"
 
 

@@ -34,12 +34,6 @@ _WORKER = Path(__file__).with_name("hdf5_worker.py")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCK = 64  # bytes, the least of any version with what is behind it
 _SPARE_MEMORY = 2**26  # of the worker, for the library's own needs
-# Of processor time for the file alone, of which a sound one takes hundredths: the library may not
-# come to an end on a damaged one. Many small objects take their time, in as many bytes.
-_SECONDS = 1
-_SECONDS_PER_BYTE = 4e-6
-_MOST_FOR_OBJECTS = 10
-_SECONDS_PER_UNPACKED_BYTE = 2e-8
 _PATIENCE = 300  # seconds of waiting
 
 
@@ -59,11 +53,6 @@ def read(
         "attributes": attributes,
         "bytes": budget,
         "memory": budget + 2 * len(data) + _SPARE_MEMORY,
-        "seconds": round(
-            _SECONDS
-            + min(_SECONDS_PER_BYTE * len(data), _MOST_FOR_OBJECTS)
-            + _SECONDS_PER_UNPACKED_BYTE * budget
-        ),
         "path": _folders(),
     }
     answer = _ask(task, data)
@@ -172,6 +161,6 @@ def _environment() -> dict[str, str]:
 def _death(status: int) -> str:
     if status > 0:
         return f"failed with status {status}"
-    if status == -signal.SIGXCPU:
+    if -status in (signal.SIGPROF, signal.SIGXCPU):
         return "did not come to an end"
     return f"died of {signal.Signals(-status).name}"

@@ -6,26 +6,37 @@ The file comes on stdin, what is in it goes to stdout: as a safetensors containe
 under their paths and the wanted attributes of the root group as its metadata; or as a JSON object,
 what was expected and what was found.
 
-Invariant: before the file is looked at, this process gives up allocating more than it justifies and
-opening any file at all, so nothing that it names can be reached. Only plain datasets get out:
-floats, stored in this file, contiguous or deflated, as many bytes as their shape needs and their
-storage can hold; no soft or external link, no virtual or external dataset, no other filter.
+Invariant: before the file is looked at, this process gives up allocating more than it justifies,
+running for longer than that and opening any file at all, so nothing that it names can be reached.
+Only plain datasets get out: floats, stored in this file, contiguous or deflated, as many bytes as
+their shape needs and their storage can hold; no soft or external link, no virtual or external
+dataset, no other filter.
 """
 
+import gc
 import json
 import math
 import os
 import resource
+import signal
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 MAX_OBJECTS = 4096
 MAX_DEPTH = 16
 MAX_SIZE = 2**24  # of a dimension
 MAX_RATIO = 1032  # of deflate: 258 bytes for two bits
+# Of processor time for the file alone: the library may not come to an end on a damaged one. A sound
+# file takes an eighth at most (many small objects), one that Keras wrote a hundredth. That is where
+# it took START to get ready; a machine that needs longer has longer.
+START = 0.1
+SECONDS = 0.025
+SECONDS_PER_BYTE = 7.5e-6
+MOST_FOR_OBJECTS = 10
+SECONDS_PER_UNPACKED_BYTE = 2e-8
 FLOATS = {2: "F16", 4: "F32", 8: "F64"}
 
 
@@ -46,15 +57,43 @@ def main(task: dict[str, Any]) -> None:
 
     properties = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     properties.set_fapl_core(backing_store=False)
-    confine(task["memory"], task["seconds"])
-    properties.set_file_image(sys.stdin.buffer.read())
+    # Each dataset is read once and whole, so no chunk is kept, nor a table to find it in: 64 KB for
+    # each that is open.
+    properties.set_cache(0, 1, 0, 0.0)
+    data = sys.stdin.buffer.read()
+    clock = Clock(len(data))
+    confine(task["memory"], clock.seconds + clock.seconds_to_unpack(task["bytes"]))
+    clock.start()
+    properties.set_file_image(data)
+    wanted = task["groups"], task["attributes"], task["bytes"]
     with h5py.File(h5py.h5f.open(b"stdin", h5py.h5f.ACC_RDONLY, fapl=properties)) as file:
-        for piece in contents(file, task["groups"], task["attributes"], task["bytes"]):
+        for piece in contents(file, *wanted, clock.allow):
             sys.stdout.buffer.write(piece)
     sys.stdout.flush()
 
 
-def confine(memory: int, seconds: int) -> None:
+class Clock:
+    """The processor time that a file of `n_bytes` may take, by a timer that ends the process."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self.pace = max(time.process_time() / START, 0.5)
+        self.seconds = self.pace * (SECONDS + min(SECONDS_PER_BYTE * n_bytes, MOST_FOR_OBJECTS))
+
+    def seconds_to_unpack(self, n_bytes: int) -> float:
+        return self.pace * SECONDS_PER_UNPACKED_BYTE * n_bytes
+
+    def start(self) -> None:
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
+        signal.setitimer(signal.ITIMER_PROF, self.seconds)
+
+    def allow(self, n_bytes: int) -> None:
+        """The time of so many bytes of values, which a file has once its objects were judged."""
+        left, _ = signal.getitimer(signal.ITIMER_PROF)
+        signal.setitimer(signal.ITIMER_PROF, left + self.seconds_to_unpack(n_bytes))
+
+
+def confine(memory: int, seconds: float) -> None:
     """`memory` more bytes, the three files that are open, and so much processor time."""
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
@@ -63,7 +102,7 @@ def confine(memory: int, seconds: int) -> None:
         (resource.RLIMIT_FSIZE, 2 * memory),  # of what goes to stdout
         (resource.RLIMIT_NOFILE, 3),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, math.ceil(time.process_time()) + seconds),
+        (resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds)),
     ]:
         most = resource.getrlimit(what)[1]  # which nobody may raise
         at_once = limit if most == resource.RLIM_INFINITY else min(limit, most)
@@ -73,9 +112,14 @@ def confine(memory: int, seconds: int) -> None:
 
 
 def contents(
-    file: Any, groups: list[str], attributes: list[str], n_bytes: int
+    file: Any,
+    groups: list[str],
+    attributes: list[str],
+    n_bytes: int,
+    allow: Callable[[int], None] = lambda _: None,
 ) -> Iterator[bytes | memoryview]:
-    """The container, piece by piece: everything is checked before the first dataset is read."""
+    """The container, piece by piece: everything is checked before the first dataset is read, and
+    `allow` told how many bytes that will be."""
     import numpy
 
     datasets, left = {}, n_bytes
@@ -91,6 +135,7 @@ def contents(
         start, end = end, end + math.prod(dataset.shape) * dataset.dtype.itemsize
         dtype = FLOATS[dataset.dtype.itemsize]
         header[path] = {"dtype": dtype, "shape": dataset.shape, "data_offsets": [start, end]}
+    allow(end)
     text = json.dumps(header).encode()
     yield struct.pack("<Q", len(text)) + text
     for dataset in datasets.values():
@@ -112,6 +157,8 @@ def objects(file: Any) -> Iterator[tuple[str, Any]]:
         group.links.iterate(
             lambda name, link, to=links: to.append((name, link.type, link.u)), info=True
         )
+        if len(seen) + len(links) > MAX_OBJECTS:
+            raise Refused(f"at most {MAX_OBJECTS} objects", "more")
         for name, kind, address in links:
             path = folder + b"/" + name if folder else name
             if kind != h5l.TYPE_HARD:
@@ -119,8 +166,6 @@ def objects(file: Any) -> Iterator[tuple[str, Any]]:
             if address in seen:
                 raise Refused("each object under one name", f"another one, {text_of(path)}")
             seen.add(address)
-            if len(seen) > MAX_OBJECTS:
-                raise Refused(f"at most {MAX_OBJECTS} objects", "more")
             child = h5o.open(group, name)
             if isinstance(child, h5g.GroupID):
                 if depth == MAX_DEPTH:
@@ -190,5 +235,6 @@ def answer(task: str) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # nothing here lives for long: 5 ms
     answer(sys.argv[1])
     os._exit(0)  # it takes 13 ms to take apart what was imported

@@ -1,4 +1,4 @@
-"""Which hostile files there are for which format, and what a refusal may cost.
+"""Which hostile files there are for which format.
 
 Invariant: every reader of `fastnn.formats` has a line here, by one of its suffixes, and so have the
 other readers of files that are not trusted. One that is missing, or whose library is, is left out.
@@ -25,8 +25,6 @@ class Format:
 
     seeds: Mapping[str, bytes]
     attacks: Mapping[str, Attack]
-    most_seconds: float = 0.1
-    """Of CPU time, for one file."""
     step: int = 1
     """Of so many bytes one has a bit flipped."""
 
@@ -36,7 +34,6 @@ class _Line:
     module: str
     names: str = ""
     needs: str = ""
-    most_seconds: float = 0.1
     step: int = 1
 
 
@@ -49,15 +46,15 @@ _LINES = {
     ".npz": _Line("npz_files"),
     ".idx": _Line("idx_files"),
     ".onnx": _Line("onnx_files", needs="onnx"),
-    ".keras": _Line("keras_files", "KERAS_", "h5py", 3.0, _HDF5_STEP),
-    ".h5": _Line("keras_files", "H5_", "h5py", 3.0, _HDF5_STEP),
+    ".keras": _Line("keras_files", "KERAS_", "h5py", _HDF5_STEP),
+    ".h5": _Line("keras_files", "H5_", "h5py", _HDF5_STEP),
 }
 
 
 def _format(line: _Line) -> Format:
     module = importlib.import_module(f"attacks.{line.module}")
     seeds, attacks = (getattr(module, f"{line.names}{kind}") for kind in ("SEEDS", "ATTACKS"))
-    return Format(seeds, attacks, line.most_seconds, line.step)
+    return Format(seeds, attacks, line.step)
 
 
 def _is_here(suffix: str, line: _Line) -> bool:
