@@ -55,8 +55,11 @@ MAX_INPUTS = 66_051
 INPUTS = ("uint8", "float32")
 
 _Layer: TypeAlias = "Dense | QuantizedDense"
-_SAME_LEVEL = 1e-4  # of a step: float32 rounds the 127th level by a sixth of that
+_SAME_LEVEL = (
+    2**-21
+)  # of a level: weight, largest weight and step were rounded to float32, or twice
 _LEAST_LEVELS = 64  # at most half of 127: levels that are fewer are multiples of finer ones
+_LOOKED_AT = 1 << 14  # weights at a time, until there are too many different ones
 _MAX_BATCH = 1024  # rows traced at once ...
 _MAX_VALUES = 1 << 21  # ... and values of theirs
 _MOST_FOR_TAPS = 2000  # rows: how neighbours predict each other needs no more
@@ -246,7 +249,7 @@ def quantize_dense(layer: Dense, lo: float, hi: float) -> QuantizedDense:
     largest = np.abs(weight).max(axis=0)
     weight_scale = (largest / 127).astype(np.float32).astype(np.float64)
     weight_scale[weight_scale == 0] = 1  # all zero, or as good as
-    if common := _common_step(weight, largest.max()):
+    if common := _common_step(layer.weight):
         weight_scale[largest > 0] = common
     weight_i8 = np.clip(np.rint(weight / weight_scale), -127, 127).astype(np.int8)
     step = input_scale * weight_scale
@@ -259,22 +262,24 @@ def quantize_dense(layer: Dense, lo: float, hi: float) -> QuantizedDense:
     )
 
 
-def _common_step(weight: npt.NDArray[np.float64], largest: float) -> float:
-    """The step that all weights, `largest` at most, are -127..127 times; 0 if there is none.
+def _common_step(weight: npt.NDArray[np.float32]) -> float:
+    """The step that all weights are -127..127 times; 0 if there is none.
 
     So it is where they come from a file of int8 weights with one scale for the layer (a QDQ graph).
     A scale for each output would round them once more, to other levels.
     """
-    steps = (largest / np.arange(127, _LEAST_LEVELS - 1, -1)).astype(np.float32).astype(np.float64)
-    if steps[-1] == 0:
+    flat, sizes = weight.ravel(), np.empty(0, np.float32)  # the different sizes, 0 among them
+    for at in range(0, flat.size, _LOOKED_AT):
+        sizes = np.union1d(sizes, np.abs(flat[at : at + _LOOKED_AT]))
+        if sizes.size > 128:
+            return 0.0
+    counts = np.arange(127, _LEAST_LEVELS - 1, -1)
+    steps = (sizes[-1].astype(np.float64) / counts).astype(np.float32).astype(np.float64)
+    if steps[0] < np.finfo(np.float32).tiny:  # where rounding is coarser
         return 0.0
-
-    def fits(weights: npt.NDArray[np.float64], step: float) -> bool:
-        level = weights / step
-        return bool((np.abs(level - np.rint(level)) < _SAME_LEVEL).all())
-
-    few = weight.ravel()[:: max(1, weight.size // 256)]  # which settle it, as a rule
-    return next((step for step in steps.tolist() if fits(few, step) and fits(weight, step)), 0.0)
+    levels = sizes / steps[:, None]
+    fits = (np.abs(levels - np.rint(levels)) <= _SAME_LEVEL * levels).all(axis=1)
+    return float(steps[fits.argmax()]) if fits.any() else 0.0
 
 
 def quantize_layers(

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import pickle
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -80,6 +81,52 @@ def engine_layers(network, dtype):
 )
 def test_scale_and_zero(limits, scale, zero):
     assert quantize.scale_and_zero(*map(float, limits)) == (scale, zero)
+
+
+def one_step(levels, step=0.013):
+    return np.asarray(levels, np.float32) * np.float32(step)
+
+
+@pytest.mark.parametrize("step", [1e-30, 0.013, 1.0, 1e30])
+@pytest.mark.parametrize("largest", [127, 101, 64])
+def test_weights_of_one_step_keep_their_integers(largest, step):
+    levels = generator(largest).integers(-largest, largest, (64, 32), endpoint=True)
+    levels[0, 0] = largest
+    found = quantize.quantize_dense(Dense(one_step(levels, step), np.zeros(32)), 0, 255)
+    np.testing.assert_array_equal(found.weight_i8, levels)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        np.stack([np.ones(16), 1e-7 * generator(1).standard_normal(16)], 1),
+        [[1, 7e-7]],
+        np.diag([1, 1e-7, 1e-8]),
+        one_step([[150, 63]], 2.0**-149),  # subnormal: rounding is coarse
+        one_step([[127, 3.5]]),
+        one_step([[127, -64, 1]]) + np.float32([[0, 0, 1e-6]]),
+    ],
+)
+def test_weights_that_hardly_have_one_step_get_a_scale_an_output(weight):
+    """A small column beside a large one would be nothing but zeros."""
+    weight = np.asarray(weight, np.float32)
+    assert quantize._common_step(weight) == 0
+    if weight.max() > np.finfo(np.float32).tiny:
+        found = quantize.quantize_dense(Dense(weight, np.zeros(weight.shape[1])), 0, 255)
+        assert (np.abs(found.weight_i8).max(axis=0) == 127).all()
+
+
+def test_whether_weights_have_one_step_is_found_out_at_once():
+    """Whatever they are: a first output that is dead, one value everywhere, integers to the end."""
+    dead = generator(1).standard_normal((1024, 1024)).astype(np.float32)
+    dead[:, 0] = 0
+    almost = one_step(generator(2).integers(-127, 127, (1024, 1024)))
+    almost[-1, -1] *= 1.001
+    for weight in (dead, np.ones((1024, 1024), np.float32), almost):
+        start = time.process_time()
+        is_common = quantize._common_step(weight) > 0
+        assert time.process_time() - start < 0.5  # 64 passes took as long; this, a tenth at most
+        assert is_common == (weight[0, 0] == 1)
 
 
 def test_a_layer_by_hand():
