@@ -4,9 +4,9 @@
 
 Reads a path a line from stdin, writes a JSON object a line to stdout: `outcome` ("loaded", or the
 name of the exception), `message`, CPU `seconds`, and `mib`, the peak of its resident memory above
-what it was before the first file. ROOM: MiB of address space above that; 0: no limit. Where a file is
-read by a process of its own, what that takes for the fastest of the first files counts as its start,
-and is not in `seconds`.
+what it was before the first file. ROOM: MiB of address space above that; 0: no limit. Where a file
+is read by a process of its own, what that takes for the fastest of the first files counts as its
+start, and is not in `seconds`.
 A file that loads is used: a row is predicted, and has to be finite.
 """
 
