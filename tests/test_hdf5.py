@@ -19,7 +19,7 @@ from oracle import IS_SANITIZED
 
 import fastnn
 from fastnn import LoadError
-from fastnn.formats import hdf5
+from fastnn.formats import hdf5, hdf5_worker
 from fastnn.formats.model_file import Wrong
 
 h5py = pytest.importorskip("h5py", reason="NOT TESTED: needs the extra fastnn[keras]")
@@ -260,7 +260,9 @@ FATES = {
     "noise": ("print('x' * 1000)", "a header of"),
     "nonsense": ("print('{')", "the refusal to be JSON"),
     "numbers": ("print('{\"expected\": 1}')", "expected 1, found None"),
-    "nest": ("print('{\"a\": ' + '[' * 100000)", "the refusal to be JSON"),
+    "many words": ("print('{\"expected\": [' + '[],' * 2**20 + '[]]}')", "bytes against it"),
+    "a signal without a name": ("import os; os.kill(os.getpid(), 40)", "died of signal 40 on it"),
+    "nest": ("print('{\"a\": ' + '[' * 50000)", "the refusal to be JSON"),
     "flood": (
         "import sys\nfor _ in range(400): sys.stdout.write('{' * 2**20)", "bytes in it",
     ),
@@ -280,7 +282,7 @@ FATES = {
 def test_whatever_becomes_of_the_worker(tmp_path, monkeypatch, fate):
     code, text = FATES[fate]
     program = tmp_path / "program.py"
-    program.write_text(code)
+    program.write_text(f"print({hdf5_worker.READY.decode().strip()!r}, flush=True)\n{code}")
     monkeypatch.setattr(hdf5, "_WORKER", program)
     monkeypatch.setattr(hdf5, "_SPARE_MEMORY", 2**20)
     if fate == "wait":
@@ -335,9 +337,88 @@ def test_without_h5py(tmp_path, monkeypatch):
         read(data)
 
 
-def test_without_an_interpreter(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "executable", "")
-    refused(file_of(tmp_path, plain), "a Python interpreter in sys.executable")
+@pytest.mark.parametrize("executable", ["", "/bin/true", "/bin/echo"])
+def test_without_an_interpreter(tmp_path, monkeypatch, executable):
+    """It is no fault of the file."""
+    data = file_of(tmp_path, plain)
+    monkeypatch.setattr(sys, "executable", executable)
+    with pytest.raises(ImportError, match="another Python process") as caught:
+        read(data)
+    assert executable in str(caught.value)
+
+
+def test_a_frozen_program_is_not_started_anew(tmp_path, monkeypatch):
+    data = file_of(tmp_path, plain)
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(ImportError, match="is a program of its own: .*fastnn convert"):
+        read(data)
+    monkeypatch.delattr(sys, "frozen")
+    monkeypatch.setenv(hdf5._MARK, "1")
+    with pytest.raises(ImportError, match="started this program again"):
+        read(data)
+
+
+def test_what_the_worker_lacks_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    (tmp_path / "h5py").mkdir()
+    (tmp_path / "h5py" / "__init__.py").write_text("import missing_dependency")
+    data = file_of(tmp_path, plain)
+    folders = hdf5._folders()
+    monkeypatch.setattr(hdf5, "_folders", lambda: [str(tmp_path), *folders])
+    with pytest.raises(ImportError, match="ModuleNotFoundError.*missing_dependency"):
+        read(data)
+
+
+def test_a_setting_of_the_library_does_not_reach_the_worker(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDF5_DRIVER", "direct")
+    monkeypatch.setenv("HDF5_VOL_CONNECTOR", "async under_vol=0;under_info={}")
+    assert read(file_of(tmp_path, plain))[1]
+
+
+def test_a_signal_to_the_group_is_not_for_the_worker(tmp_path, monkeypatch):
+    """As from a Ctrl-C that this program takes for something else."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys; assert os.getpgrp() == os.getpid(); "
+        f"exec(open({str(hdf5._WORKER)!r}).read())"
+    )
+    monkeypatch.setattr(hdf5, "_WORKER", program)
+    assert read(file_of(tmp_path, plain))[1]
+
+
+def test_bytes_that_say_they_are_an_object(tmp_path):
+    """h5py would take them for the address of one."""
+
+    def build(file):
+        plain(file)
+        del file.attrs["model_config"]
+        kind = h5py.h5t.create(h5py.h5t.OPAQUE, 8)
+        kind.set_tag(b"NUMPY:|O")
+        space = h5py.h5s.create(h5py.h5s.SCALAR)
+        attribute = h5py.h5a.create(file.id, b"model_config", kind, space)
+        attribute.write(np.array(0x414141414140, "u8").view("V8"), mtype=kind)
+
+    texts, arrays = read(file_of(tmp_path, build))
+    assert list(texts) == ["keras_version"]
+    assert list(arrays) == ["model_weights/a/kernel"]
+
+
+def test_a_file_beside_the_program_is_not_read(tmp_path, monkeypatch):
+    """The library looks for one even where it is told to make it in memory."""
+    data = file_of(tmp_path, plain)
+    monkeypatch.chdir(tmp_path)
+    for name in ("first use", "file", "stdin"):
+        os.mkfifo(tmp_path / name)  # to open one would block
+    assert read(data)[1]
+
+
+def test_small_objects_are_no_matter_of_memory(tmp_path):
+    """Each open dataset of chunks had a table of 64 KB."""
+
+    def build(file):
+        for i in range(1500):
+            file.create_dataset(f"model_weights/{i}", data=[1.0], compression="gzip")
+
+    assert len(read(file_of(tmp_path, build, libver="latest"))[1]) == 1500
 
 
 def test_load_tells_the_file_and_the_format(tmp_path):

@@ -26,14 +26,17 @@ import numpy.typing as npt
 
 from fastnn.checks import most_unpacked
 from fastnn.formats import native
+from fastnn.formats.hdf5_worker import READY
 from fastnn.formats.model_file import Wrong, json_object, quoted
 
 __all__ = ["precheck", "read"]
 
-_WORKER = Path(__file__).with_name("hdf5_worker.py")
+_WORKER = Path(__file__).absolute().with_name("hdf5_worker.py")
+_MARK = "FASTNN_HDF5_WORKER"  # in its environment
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCK = 64  # bytes, the least of any version with what is behind it
 _SPARE_MEMORY = 2**26  # of the worker, for the library's own needs
+_MOST_WORDS = 2**16  # bytes of a refusal
 _PATIENCE = 300  # seconds of waiting
 
 
@@ -44,7 +47,7 @@ def read(
 
     `n_file`: the bytes of the file that was given, of which `data` may be a part, unpacked; they
     limit what the datasets may unpack to. Raises `Wrong` for what is no sound HDF5 file or too
-    much, `ImportError` without h5py.
+    much, `ImportError` without h5py or another Python process that can use it.
     """
     _check_ends(data[:_SUPERBLOCK], len(data))
     budget = min(max_bytes, most_unpacked(n_file))
@@ -52,12 +55,14 @@ def read(
         "groups": groups,
         "attributes": attributes,
         "bytes": budget,
-        "memory": budget + 2 * len(data) + _SPARE_MEMORY,
+        "memory": 2 * (budget + len(data)) + _SPARE_MEMORY,  # a chunk of all, say, and its values
         "path": _folders(),
     }
-    answer = _ask(task, data)
+    answer = _ask(task, data, 8 + native.MAX_HEADER_BYTES + budget)
     # Of a container the first eight bytes are a length, and not all of them used; JSON has no NUL.
     if answer[:1] == b"{" and 0 not in answer[:8]:
+        if len(answer) > _MOST_WORDS:
+            raise Wrong("an intact HDF5 file", f"{len(answer)} bytes against it")
         refusal = json_object(answer, "the refusal")
         raise Wrong(*(str(refusal.get(key))[:1000] for key in ("expected", "found")))
     metadata, tensors = native.container(answer)
@@ -85,17 +90,39 @@ def _folders() -> list[str]:
     """Where h5py and NumPy are: the worker ignores the user's settings and might not find them."""
     folders = []
     for name in ("h5py", "numpy"):
-        spec = importlib.util.find_spec(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        except ValueError:  # something else goes by the name
+            spec = None
         if spec is None or spec.origin is None:
             raise ImportError('reading HDF5 needs h5py: pip install "fastnn[keras]"')
-        folders.append(str(Path(spec.origin).parent.parent))
+        folders.append(str(Path(spec.origin).absolute().parent.parent))
     return folders
 
 
-def _ask(task: dict[str, Any], data: bytes) -> bytes:
-    """The worker's answer, of a size that the memory it may use can justify."""
+def _program() -> list[str]:
+    """What starts the worker, keeping bytecode as this process does. ImportError: nothing does."""
+    problem = None
     if not sys.executable:
-        raise Wrong("a Python interpreter in sys.executable, to read HDF5 in", "none")
+        problem = "is empty"
+    elif getattr(sys, "frozen", False):  # and would start this program again
+        problem = f"is a program of its own: {sys.executable}"
+    elif _MARK in os.environ:
+        problem = f"started this program again: {sys.executable}"
+    if problem:
+        raise ImportError(
+            f"reading HDF5 takes another Python process, and sys.executable {problem}; `fastnn "
+            "convert` elsewhere makes a file that needs none"
+        )
+    options = ["-B"] if sys.dont_write_bytecode else []
+    if sys.pycache_prefix is not None:
+        options += ["-X", f"pycache_prefix={sys.pycache_prefix}"]
+    return [sys.executable, "-IS", *options, str(_WORKER)]
+
+
+def _ask(task: dict[str, Any], data: bytes, most: int) -> bytes:
+    """The worker's answer, of `most` bytes at most."""
+    program = _program()
     with (
         os.fdopen(os.memfd_create("fastnn-hdf5"), "r+b", buffering=0) as question,
         os.fdopen(os.memfd_create("fastnn-arrays"), "r+b", buffering=0) as answer,
@@ -105,11 +132,12 @@ def _ask(task: dict[str, Any], data: bytes) -> bytes:
             written += question.write(memoryview(data)[written:])
         question.seek(0)
         with subprocess.Popen(
-            [sys.executable, "-IS", str(_WORKER), json.dumps(task)],
+            [*program, json.dumps(task)],
             stdin=question,
             stdout=answer,
             stderr=subprocess.DEVNULL,
             env=_environment(),
+            process_group=0,  # a Ctrl-C is for this process to judge, and no fault of the file
         ) as process:
             try:
                 status = _wait(process)
@@ -118,13 +146,20 @@ def _ask(task: dict[str, Any], data: bytes) -> bytes:
                 raise Wrong("an intact HDF5 file", found) from None
             finally:
                 process.kill()  # if it has not ended
+        n_bytes = os.fstat(answer.fileno()).st_size
+        answer.seek(0)
+        if answer.read(len(READY)) != READY:
+            answer.seek(0)
+            words = answer.read(1000).decode(errors="replace")
+            raise ImportError(
+                f"reading HDF5 takes another Python process with h5py, and {program[0]} "
+                + (f"{_death(status)}: {words}" if status else f"gave another answer: {words!r}")
+            )
         if status:
             raise Wrong("an intact HDF5 file", f"the HDF5 library {_death(status)} on it")
-        n_bytes = os.fstat(answer.fileno()).st_size
-        if n_bytes > 2 * task["memory"]:
+        if n_bytes - len(READY) > most:
             raise Wrong("an intact HDF5 file", f"{n_bytes} bytes in it")
-        answer.seek(0)
-        return answer.read()
+        return answer.read(n_bytes - len(READY))
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
@@ -148,10 +183,21 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 def _environment() -> dict[str, str]:
     """This process's, but no plugins for filters, no threads, and no lock on what is no file.
 
-    What is preloaded here, such as an allocator, may want more memory than the worker will have.
+    What is preloaded here, such as an allocator, may want more memory than the worker will have;
+    the library's other settings may send it to drivers that are not there.
     """
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    return environment | {
+    while True:
+        try:
+            here = dict(os.environ)
+            break
+        except (KeyError, RuntimeError):  # another thread changed it
+            continue
+    return {
+        name: value
+        for name, value in here.items()
+        if name != "LD_PRELOAD" and not name.startswith("HDF5_")
+    } | {
+        _MARK: "1",
         "HDF5_PLUGIN_PRELOAD": "::",
         "HDF5_USE_FILE_LOCKING": "FALSE",
         "OPENBLAS_NUM_THREADS": "1",
@@ -163,4 +209,7 @@ def _death(status: int) -> str:
         return f"failed with status {status}"
     if -status in (signal.SIGPROF, signal.SIGXCPU):
         return "did not come to an end"
-    return f"died of {signal.Signals(-status).name}"
+    try:
+        return f"died of {signal.Signals(-status).name}"
+    except ValueError:  # of those that have no name
+        return f"died of signal {-status}"

@@ -2,9 +2,10 @@
 
     python -IS hdf5_worker.py '{"groups": [...], "attributes": [...], "bytes": n, ...}'
 
-The file comes on stdin, what is in it goes to stdout: as a safetensors container, the datasets
-under their paths and the wanted attributes of the root group as its metadata; or as a JSON object,
-what was expected and what was found.
+The file comes on stdin. To stdout go READY, once nothing is missing but the file, and what is in
+it: as a safetensors container, the datasets under their paths and the wanted attributes of the root
+group as its metadata; or as a JSON object, what was expected and what was found. Without READY it
+is words on what this machine lacks.
 
 Invariant: before the file is looked at, this process gives up allocating more than it justifies,
 running for longer than that and opening any file at all, so nothing that it names can be reached.
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+READY = b"ready\n"
 MAX_OBJECTS = 4096
 MAX_DEPTH = 16
 MAX_SIZE = 2**24  # of a dimension
@@ -49,7 +51,8 @@ def main(task: dict[str, Any]) -> None:
     import h5py
 
     # What is imported or looked up at its first use is, before the doors are closed.
-    with h5py.File("first use", "w", driver="core", backing_store=False) as file:
+    # The library looks on the disk for a file of the name, where none can be.
+    with h5py.File("/dev/null/file", "w", driver="core", backing_store=False) as file:
         for encoding in ("ascii", "utf-8"):
             file.attrs.create(encoding, "text", dtype=h5py.string_dtype(encoding))
         file.create_dataset("group/values", data=[1.0], compression="gzip")
@@ -64,6 +67,8 @@ def main(task: dict[str, Any]) -> None:
     clock = Clock(len(data))
     confine(task["memory"], clock.seconds + clock.seconds_to_unpack(task["bytes"]))
     clock.start()
+    sys.stdout.buffer.write(READY)
+    sys.stdout.flush()
     properties.set_file_image(data)
     wanted = task["groups"], task["attributes"], task["bytes"]
     with h5py.File(h5py.h5f.open(b"stdin", h5py.h5f.ACC_RDONLY, fapl=properties)) as file:
@@ -84,7 +89,7 @@ class Clock:
 
     def start(self) -> None:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF, signal.SIGXCPU])
         signal.setitimer(signal.ITIMER_PROF, self.seconds)
 
     def allow(self, n_bytes: int) -> None:
@@ -102,6 +107,7 @@ def confine(memory: int, seconds: float) -> None:
         (resource.RLIMIT_FSIZE, 2 * memory),  # of what goes to stdout
         (resource.RLIMIT_NOFILE, 3),
         (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds)),
     ]:
         most = resource.getrlimit(what)[1]  # which nobody may raise
@@ -193,9 +199,12 @@ def checked_size(path: str, dataset: Any) -> int:
     """The bytes of a dataset, by what the file says of it; nothing is read yet."""
     from h5py import h5d, h5t, h5z
 
+    # h5py makes Python objects of other types, even of bytes that only say that they are some.
+    kind = dataset.id.get_type().get_class()
+    if kind != h5t.FLOAT or dataset.dtype.itemsize not in FLOATS:
+        found = str(dataset.dtype) if kind in (h5t.FLOAT, h5t.INTEGER) else "another type"
+        raise Refused(f"{path} of floats of 2, 4 or 8 bytes", found)
     itemsize, shape, how = dataset.dtype.itemsize, dataset.shape, dataset.id.get_create_plist()
-    if dataset.id.get_type().get_class() != h5t.FLOAT or itemsize not in FLOATS:
-        raise Refused(f"{path} of floats of 2, 4 or 8 bytes", str(dataset.dtype))
     if shape is None or len(shape) > 2 or not all(1 <= n <= MAX_SIZE for n in shape):
         raise Refused(f"{path} of at most 2 sizes from 1 to {MAX_SIZE}", f"shape {shape}")
     if how.get_layout() not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
@@ -212,10 +221,17 @@ def checked_size(path: str, dataset: Any) -> int:
 
 
 def texts(file: Any, names: list[str]) -> dict[str, str]:
-    """Those of the attributes that are there and are one string."""
-    found = {name: file.attrs.get(name) for name in names}
-    plain = {k: v.decode() if isinstance(v, bytes) else v for k, v in found.items()}
-    return {name: str(value) for name, value in plain.items() if isinstance(value, str)}
+    """Those of the attributes that are there and are one string; no other is looked at."""
+    from h5py import h5t
+
+    found = {}
+    for name in names:
+        if name in file.attrs:
+            attribute = file.attrs.get_id(name)
+            if attribute.get_type().get_class() == h5t.STRING and attribute.shape == ():
+                value = file.attrs[name]
+                found[name] = value.decode() if isinstance(value, bytes) else str(value)
+    return found
 
 
 def answer(task: str) -> None:
@@ -223,14 +239,15 @@ def answer(task: str) -> None:
     try:
         main(json.loads(task))
     except Exception as error:  # h5py raises what it likes, with the library's words
-        expected, found = (
-            error.args
-            if isinstance(error, Refused)
-            else ("an intact HDF5 file", f"{type(error).__name__}: {error}"[:1000])
-        )
-        sys.stdout.buffer.seek(0)  # what was written is half of an answer
-        sys.stdout.buffer.truncate()
-        sys.stdout.write(json.dumps({"expected": expected, "found": found}))
+        words = f"{type(error).__name__}: {error}"[:1000]
+        if sys.stdout.buffer.tell() < len(READY):
+            sys.stdout.write(words)
+        else:
+            known = isinstance(error, Refused)
+            expected, found = error.args if known else ("an intact HDF5 file", words)
+            sys.stdout.buffer.seek(len(READY))  # what was written since is half of an answer
+            sys.stdout.buffer.truncate()
+            sys.stdout.write(json.dumps({"expected": expected, "found": found}))
         sys.stdout.flush()
 
 
