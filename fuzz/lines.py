@@ -97,7 +97,7 @@ def worker_here(task: dict[str, Any], data: bytes) -> bytes:
     ):
         runpy.run_path(str(hdf5._WORKER))["answer"](json.dumps(task))
     answer.flush()
-    return answer.buffer.getvalue()  # type: ignore[attr-defined]
+    return answer.buffer.getvalue().removeprefix(hdf5.READY)  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

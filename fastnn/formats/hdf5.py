@@ -58,7 +58,7 @@ def read(
         "memory": 2 * (budget + len(data)) + _SPARE_MEMORY,  # a chunk of all, say, and its values
         "path": _folders(),
     }
-    answer = _ask(task, data, 8 + native.MAX_HEADER_BYTES + budget)
+    answer = _ask(task, data)
     # Of a container the first eight bytes are a length, and not all of them used; JSON has no NUL.
     if answer[:1] == b"{" and 0 not in answer[:8]:
         if len(answer) > _MOST_WORDS:
@@ -120,8 +120,8 @@ def _program() -> list[str]:
     return [sys.executable, "-IS", *options, str(_WORKER)]
 
 
-def _ask(task: dict[str, Any], data: bytes, most: int) -> bytes:
-    """The worker's answer, of `most` bytes at most."""
+def _ask(task: dict[str, Any], data: bytes) -> bytes:
+    """What the worker says after READY, of a size that a sound file may have there."""
     program = _program()
     with (
         os.fdopen(os.memfd_create("fastnn-hdf5"), "r+b", buffering=0) as question,
@@ -157,7 +157,7 @@ def _ask(task: dict[str, Any], data: bytes, most: int) -> bytes:
             )
         if status:
             raise Wrong("an intact HDF5 file", f"the HDF5 library {_death(status)} on it")
-        if n_bytes - len(READY) > most:
+        if n_bytes - len(READY) > 8 + native.MAX_HEADER_BYTES + task["bytes"]:
             raise Wrong("an intact HDF5 file", f"{n_bytes} bytes in it")
         return answer.read(n_bytes - len(READY))
 
