@@ -2,7 +2,8 @@
  *
  * What lives here: `rows`, best first; the ISA names in rank order; fnn_select.
  * Invariant: a row is usable iff the CPU has what it needs, the OS permits it and its ISA is at most the
- * ceiling. The scalar row needs nothing, so a choice cannot fail for a known, available ceiling. No state.
+ * ceiling. The scalar row needs nothing, so a choice fails only for a ceiling that is unknown, missing or not
+ * permitted. No state.
  */
 #include <string.h>
 

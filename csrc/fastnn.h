@@ -86,7 +86,8 @@ typedef struct fnn_network fnn_network;
 
 /* Copies and packs everything; the caller keeps its arrays.
  * `pixel_layer`: the first layer as uint8 input should see it (scaling folded in), NULL if uint8
- * input takes layers[0] as it is. `isa`: the ceiling by name, NULL for the best there is.
+ * input takes layers[0] as it is. `isa`: the ceiling by name, NULL for the best there is but those
+ * that are taken only if named.
  * On FNN_NOT_FINITE, FNN_BAD_SHAPE, FNN_BAD_FORMAT and FNN_BAD_ACTIVATION *where is the layer
  * (pixel_layer: -1), on FNN_BROKEN_KERNEL the kernel, as fnn_row_at counts them. */
 fnn_status fnn_network_create(const fnn_dense *layers, int n_layers, const fnn_dense *pixel_layer,
@@ -167,14 +168,14 @@ uint64_t fnn_row_needs(const fnn_row *row);
 int fnn_row_mr(const fnn_row *row);
 int fnn_row_nr(const fnn_row *row);
 
-/* The best row of `format` under the ceiling `isa` (NULL: none). */
+/* The best row of `format` under the ceiling `isa` (NULL: none but ISAs that are taken only if named). */
 fnn_status fnn_select(const char *isa, const char *format, const fnn_row **row);
 
 /* x[i] = activation(x[i]) for the elementwise activations, as `row` computes it. */
 void fnn_activate(const fnn_row *row, int activation, const float parameters[2], float *x,
                   int64_t n);
 
-/* Does n steps of 16 independent vector FMAs and returns the floating-point operations done. */
+/* Does n steps of independent multiply-adds, enough to keep the CPU busy, and returns the floating-point operations done. */
 double fnn_burn(const fnn_row *row, int64_t n);
 
 #ifdef __cplusplus

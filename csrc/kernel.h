@@ -113,6 +113,14 @@ struct fnn_row {
     int groups; /* that gemm takes in a step; 0: one */
 };
 
+/* Groups that gemm multiplies for a tile: those listed, or all between the list's ends where it takes many in
+ * a step; but for few rows. */
+static inline int64_t fnn_multiplied(const fnn_row *row, const fnn_tile *t)
+{
+    if (row->groups <= 1 || t->m < row->mr / 4 || t->n_active == 0) return t->n_active;
+    return (int64_t)t->list[t->n_active - 1] + 1 - t->list[0];
+}
+
 static inline int fnn_is_i8(const fnn_row *row) { return row->format[0] == 'i'; }
 
 /* dispatch.c */

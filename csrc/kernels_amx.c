@@ -19,6 +19,8 @@
 #ifndef HAVE_AVX512VNNI
 #error "AMX: the kernel of avx512vnni takes its small tiles"
 #endif
+#include <assert.h>
+
 #include "kernel.h"
 #define FNN_VNNI
 #include "vec_avx512.h"
@@ -26,7 +28,7 @@
 #include "operands.h"
 
 enum { MR = 16, NR = 64, GROUPS = 16, ROW_BYTES = 64, GROUP_BYTES = NR * KW_i8 };
-enum { LEAST_ROWS = 4 }; /* of a tile; avx512vnni takes as many at once */
+enum { LEAST_ROWS = MR / 4 }; /* of a tile, as fnn_multiplied has it; avx512vnni takes as many at once */
 _Static_assert((int)MR <= (int)FNN_MAX_MR && (int)KW_i8 == 4 && (int)KR_i8 == 4, "four bytes a group");
 
 /* Register numbers, which the compilers want as literals. 0 to 3 are the sums. */
@@ -131,8 +133,8 @@ static void gemm(const fnn_tile *t)
         fnn_row_i8_avx512vnni.gemm(t);
         return;
     }
-    const int64_t first = t->n_active > 0 ? t->list[0] : 0;
-    const int64_t n_groups = t->n_active > 0 ? t->list[t->n_active - 1] + 1 - first : 0;
+    assert(fnn_row_i8_avx512vnni.nr == NR && fnn_row_i8_avx512vnni.mr >= LEAST_ROWS - 1);
+    const int64_t first = t->n_active > 0 ? t->list[0] : 0, n_groups = fnn_multiplied(&fnn_row_i8_amx, t);
     int64_t left = (t->n + 15) / 16, panel = 0;
     set_shapes(t->m, (int)(n_groups % GROUPS));
     for (; left >= 4; left -= 4, panel++) panel_tile(t, panel, 4, first, n_groups);

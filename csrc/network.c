@@ -742,7 +742,7 @@ static void run_panels(const layer_run *run, int64_t panel)
                 for (int r = 0; r < t.m; r++)
                     p->net->floats->activate[activation](
                         l->parameters, (float *)((char *)t.y + r * run->ldy), n);
-            const int64_t n_madds = t.m * t.n_active * row->kr * n;
+            const int64_t n_madds = t.m * fnn_multiplied(row, &t) * row->kr * n;
             if (p->call->work != NULL) p->executed += n_madds;
             if (run->spent != NULL) add(&run->spent->executed, n_madds);
         }

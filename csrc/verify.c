@@ -5,7 +5,7 @@
  * Invariant: the same rows and pieces at every creation; the reference is packed anew from the caller's
  * weights by fnn_pack_piece and computed by kernels_scalar.c. Bits have to be equal, NaNs being one
  * value; of bf16, which keeps no bits, results within a bound that no sound kernel exceeds. Costs at
- * most about a million multiply-adds of the scalar kernel, whatever the network (three of AMX).
+ * most about a million multiply-adds of the scalar kernel, whatever the network (two of AMX).
  * Start with fnn_verify.
  */
 #define _GNU_SOURCE
@@ -18,9 +18,9 @@
 
 /* A piece has at most so many inputs and columns: with the tiles of try_piece, 51,000 multiply-adds of the
  * scalar kernel where ours has 12 x 32. A layer has two; of a network so many layers are tried, evenly
- * spread, and the first of each kind of kernel. A kernel that takes many groups in a step gets one and a
- * quarter of it, once, and as much of its panels. */
-enum { INPUTS = 32, MOST_INPUTS = 80, MOST_COLUMNS = 256, MOST_PANELS = 8, MOST_LAYERS = 8 };
+ * spread, and the first of each kind of kernel. A kernel that takes many groups in a step gets two steps with
+ * and without groups left over, of few rows, and the last columns of a layer, whose vectors it takes at once. */
+enum { INPUTS = 32, MOST_INPUTS = 144, MOST_COLUMNS = 256, MOST_PANELS = 8, MOST_LAYERS = 8 };
 enum { WHOLE = 4 }; /* inputs: whole groups of every kernel */
 enum { LD = MOST_INPUTS * 4 + FNN_SLACK * 4, LD_Y = (MOST_COLUMNS + FNN_SLACK) * 4 }; /* bytes */
 
@@ -256,27 +256,24 @@ static int multiplies_alike(trial *t, int m, int64_t n)
     tile.has_gaps = 1;
     if (!computes_alike(t, &tile)) return 0;
     if (m == t->l->row->mr && !multiplies_whole_tiles_alike(t, n, finish)) return 0;
-    if (t->l->bias_u8 == NULL) return 1;
+    if (t->l->bias_u8 == NULL || t->n_inputs > INPUTS) return 1; /* what finishes sums is not deeper for them */
     tile = our_tile(t, m, n, FNN_TO_U8);
     run_reference(t, m, n, FNN_TO_U8);
     return computes_alike(t, &tile);
 }
 
-/* One piece: the least and the most rows of a tile and some in between, few rows with many panels. */
-static int try_piece(trial *t)
+/* One piece, for tiles of so many rows: few with many panels. */
+static int try_piece(trial *t, const int *rows, int n_rows)
 {
     const fnn_row *row = t->l->row, *scalar = t->scalar;
     const int ratio = row->nr / scalar->nr;
     const fnn_piece same = {t->panel * ratio, t->n_panels * ratio, t->input / scalar->kr,
                             fnn_groups(t->n_inputs, scalar->kr)};
     const int64_t n_left = t->l->from->n_outputs - t->panel * row->nr;
-    const int rows[] = {1, 1 + (int)(next_random(&t->seed) % (uint64_t)row->mr), row->mr};
     fnn_pack_piece(scalar, t->l->from, same, t->panels, scalar_panel_stride(t));
-    for (int i = 0; i < 3; i++) {
-        const int m = rows[i];
-        const int64_t room = t->n_panels * row->nr;
-        const int64_t most = row->groups > 1 ? row->nr + row->nr / 4 : (row->mr / m + 1) * (int64_t)row->nr;
-        const int64_t n = most < room ? most : room;
+    for (int i = 0; i < n_rows; i++) {
+        const int m = rows[i], most = row->groups > 1 ? (int)t->n_panels : row->mr / m + 1;
+        const int64_t n = (most < t->n_panels ? most : t->n_panels) * row->nr;
         fill_rows(t, m);
         if (!encodes_alike(t, m, i == 1) || !multiplies_alike(t, m, n < n_left ? n : n_left)) return 0;
     }
@@ -285,24 +282,36 @@ static int try_piece(trial *t)
 
 /* ---- networks -------------------------------------------------------------------------------- */
 
-/* Layer `number`: its last panels and inputs, whose edges are padded, and some of the rest. */
+/* Layer `number`: its last panels and inputs, whose edges are padded, and some of the rest; the least and the
+ * most rows of a tile and some in between. */
 static int try_layer(trial *t, const fnn_packed *l, int number)
 {
-    const int64_t k = l->from->n_inputs, n_panels = fnn_panels(l->from->n_outputs, l->row->nr);
-    const int64_t panels = MOST_COLUMNS / l->row->nr < MOST_PANELS ? MOST_COLUMNS / l->row->nr : MOST_PANELS;
-    const int64_t step = l->row->kr * (int64_t)l->row->groups;
+    const fnn_row *row = l->row;
+    const int64_t k = l->from->n_inputs, n_panels = fnn_panels(l->from->n_outputs, row->nr);
+    const int64_t panels = MOST_COLUMNS / row->nr < MOST_PANELS ? MOST_COLUMNS / row->nr : MOST_PANELS;
+    const int has_steps = row->groups > 1;
+    const int64_t step = row->kr * (int64_t)row->groups;
+    const int64_t deep[] = {2 * step + step / 4, 2 * step};
     t->l = l;
     t->seed = (uint64_t)number;
-    t->n_panels = panels < n_panels ? panels : n_panels;
     for (int i = 0; i < 2; i++) {
-        const int64_t inputs = i == 0 && INPUTS < step ? step + step / 4 : INPUTS;
+        const int64_t inputs = has_steps ? deep[i] : INPUTS, most = has_steps ? 2 - i : panels;
+        t->n_panels = most < n_panels ? most : n_panels;
         const uint64_t places = (uint64_t)(n_panels - t->n_panels + 1);
         const uint64_t depths = (uint64_t)(k > inputs ? (k - inputs + WHOLE - 1) / WHOLE : 0) + 1;
         t->panel = (int64_t)(i == 0 ? places - 1 : next_random(&t->seed) % places);
         t->input = (int64_t)(i == 0 ? depths - 1 : next_random(&t->seed) % depths) * WHOLE;
         t->n_inputs = k - t->input < inputs ? k - t->input : inputs;
         assert(t->n_inputs <= MOST_INPUTS);
-        if (!try_piece(t)) return 0;
+        int rows[] = {1, 1 + (int)(next_random(&t->seed) % (uint64_t)row->mr), row->mr}, n_rows = 3;
+        if (has_steps) { /* of which a kernel takes all rows as it takes a quarter of them */
+            rows[1] = row->mr / 4 + i;
+            if (!try_piece(t, rows + 1, 1)) return 0;
+            if (t->n_inputs > INPUTS) t->n_inputs = INPUTS;
+            rows[1] = row->mr;
+            n_rows = 2;
+        }
+        if (!try_piece(t, rows, n_rows)) return 0;
     }
     return 1;
 }

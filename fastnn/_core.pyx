@@ -185,7 +185,10 @@ def kernels():
     for i in range(fnn_n_rows()):
         row = fnn_row_at(i)
         needs = fnn_row_needs(row)
-        is_chosen = best_row(None, fnn_row_format(row)) == row
+        try:
+            is_chosen = best_row(None, fnn_row_format(row)) == row
+        except ValueError:  # FASTNN_ISA names none
+            is_chosen = False
         listing.append({**describe(row), "available": needs & ~has == 0, "is_chosen": is_chosen,
                         "needs": feature_names(needs)})
     return listing

@@ -60,7 +60,7 @@ class Model(Network):
         once), so the same values given as uint8 and as float may differ in the last bits.
     isa
         The best instruction set to use, as `fastnn.kernels()` names them, e.g. "avx2"; None:
-        FASTNN_ISA, else the best that this CPU has. It is not saved and not pickled.
+        FASTNN_ISA, else the best that this CPU has, but for "amx". It is not saved and not pickled.
     metadata
         Strings by name, kept with the model and in its files.
     precision

@@ -179,8 +179,16 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(torch, tmp_path
     seconds = 0
     run("whole")
 
-    calls = []
+    # Stopped before there is a checkpoint, it begins anew, and leaves nothing twice.
+    def stop_at_once(state, file):
+        raise KeyboardInterrupt
+
     real = train._save
+    monkeypatch.setattr(train, "_save", stop_at_once)
+    with pytest.raises(KeyboardInterrupt):
+        run("parts")
+    (tmp_path / "parts" / "x-1" / "curves.csv").write_text("epoch,loss\n1,9,9,9\n")
+    calls = []
 
     def stop_in_the_third_epoch(state, file):
         real(state, file)
@@ -284,12 +292,19 @@ def test_jitter_moves_whole_images(torch):
 
 def test_the_seed_is_chosen_by_validation(torch, tmp_path):
     """Of runs that came to their end; the lowest seed of equals."""
-    for seed, validation, epoch in ((1, 0.5, 3), (2, 0.75, 3), (3, 0.75, 3), (4, 0.9, 2)):
+    for seed, validation, epoch in (
+        (1, 0.5, 3),
+        (2, 0.75, 3),
+        (3, 0.75, 3),
+        (4, 0.9, 2),
+        (5, 1, 0),
+    ):
         folder = tmp_path / f"x-{seed}"
         folder.mkdir()
         about = {"name": "x", "seed": seed, "epochs": 3}
         (folder / "recipe.json").write_text(json.dumps(about))
-        torch.save({"epoch": epoch}, folder / "checkpoint.pt")
+        if seed < 5:  # or stopped before there was one
+            torch.save({"epoch": epoch}, folder / "checkpoint.pt")
         torch.save({"validation": validation}, folder / "best.pt")
     (tmp_path / "x-notes").mkdir()
     assert export.validation_of_seeds("x", tmp_path) == {1: 0.5, 2: 0.75, 3: 0.75}

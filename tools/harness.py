@@ -111,7 +111,7 @@ def emulated(arguments: list[str]) -> None:
     """What this does not show: times, and whether a CPU knows the instructions."""
     if platform.machine() != "x86_64":
         print("NOT TESTED: AVX-512 and AMX are emulated on x86-64 alone")
-        return
+        sys.exit(1 if os.environ.get("FASTNN_STRICT") == "1" else 0)
     program = build("emulated", native_compiler(), "x86_64", "release", [])
     run([str(program), *(arguments or ["quick"])])
 

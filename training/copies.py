@@ -34,6 +34,8 @@ class Copies:
             self._teachers.append((name, file))
         key = hashlib.sha256(images.cpu().numpy().tobytes())
         key.update(repr((recipe.teachers, recipe.augmentation)).encode())
+        if images.device.type != "cpu":  # which draws other copies
+            key.update(images.device.type.encode())
         self._folder = out / f"copies-{key.hexdigest()[:12]}"
         self._folder.mkdir(parents=True, exist_ok=True)
 

@@ -67,12 +67,14 @@ def validation_of_seeds(name: str, out: Path) -> dict[int, float]:
 
     found = {}
     for folder in out.glob(f"{name}-*"):
-        if not (folder / "best.pt").is_file():
+        checkpoint = folder / "checkpoint.pt"
+        if not (folder / "best.pt").is_file() or not checkpoint.is_file():
             continue
         recipe = json.loads((folder / "recipe.json").read_text())
-        checkpoint = folder / "checkpoint.pt"
+        if recipe["name"] != name:
+            continue
         done = torch.load(checkpoint, weights_only=True, map_location="cpu")["epoch"]
-        if recipe["name"] == name and done == recipe["epochs"]:
+        if done == recipe["epochs"]:
             best = torch.load(folder / "best.pt", weights_only=True)
             found[recipe["seed"]] = best["validation"]
     return found
@@ -119,6 +121,7 @@ def metadata(
         "recipe": f"training.recipes: {recipe.name}",
         "seed": str(recipe.seed),
         "epoch": f"{best['epoch']} of {recipe.epochs}",
+        **({"device": best["device"]} if best.get("device", "cpu") != "cpu" else {}),
         "parameters": str(sum(weight.size + bias.size for weight, bias in arrays)),
         "validation_accuracy": f"{validation:.4f}",
         "test_accuracy": f"{figure['test']:.4f}",

@@ -1,9 +1,9 @@
 """Train one recipe: `python -m training.train mnist-small --data DIR --out DIR`.
 
 Writes OUT/NAME-SEED/: checkpoint.pt (every half minute; a run that finds it goes on from there),
-best.pt (the weights that validation chose), curves.csv, recipe.json. Invariant: the test split
-is never read; every random draw follows from the recipe's seed and the epoch, so an interrupted
-run ends where an uninterrupted one would.
+best.pt (the weights that validation chose), curves.csv, recipe.json. Invariant: the test split is
+never read; every random draw follows from the recipe's seed and the epoch, so on a CPU a run that
+was interrupted ends where another would. A run stays on the kind of device that it began on.
 """
 
 import argparse
@@ -53,6 +53,9 @@ def _jittered(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     return torch.cat(pieces)
 
 
+_HEADER = b"epoch,loss,validation,seconds\r\n"
+
+
 class _Average:
     """A running average of a network's weights and of its batch norms' statistics."""
 
@@ -73,10 +76,11 @@ def _save(state: dict, file: Path) -> None:
 
 
 def _cut(curves: Path, n_epochs: int) -> None:
-    """Leave the rows of the first epochs: those after the checkpoint come again."""
-    if curves.is_file():
-        lines = curves.read_text().splitlines(keepends=True)
-        curves.write_text("".join(lines[: 1 + n_epochs]))
+    """The header and the rows of the first epochs alone: those after the checkpoint come again."""
+    lines = curves.read_bytes().splitlines(keepends=True) if curves.is_file() else []
+    part = curves.with_suffix(".part")
+    part.write_bytes(b"".join([_HEADER, *lines[1 : 1 + n_epochs]]))
+    os.replace(part, curves)
 
 
 def train(
@@ -117,6 +121,8 @@ def train(
     checkpoint, curves = folder / "checkpoint.pt", folder / "curves.csv"
     if checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
+        if state.get("device", "cpu") != device.type:
+            sys.exit(f"{checkpoint} was begun on {state.get('device', 'cpu')}, not {device.type}")
         for part, name in ((network, "model"), (averaged, "averaged"), (optimiser, "optimiser"),
                            (schedule, "schedule")):  # fmt: skip
             part.load_state_dict(state[name])
@@ -164,14 +170,12 @@ def train(
         if accuracy >= best:  # of equals the later: its rate is lower
             best = accuracy
             model = {key: value.cpu() for key, value in averaged.state_dict().items()}
-            _save({"model": model, "epoch": epoch + 1, "validation": accuracy}, folder / "best.pt")
+            chosen = {"model": model, "epoch": epoch + 1, "validation": accuracy}
+            _save({**chosen, "device": device.type}, folder / "best.pt")
         seconds = time.perf_counter() - start
         row = [epoch + 1, f"{total.item() / n_batches:.5f}", f"{accuracy:.4f}", f"{seconds:.1f}"]
         with open(curves, "a", newline="") as file:
-            writer = csv.writer(file)
-            if epoch == 0:
-                writer.writerow(["epoch", "loss", "validation", "seconds"])
-            writer.writerow(row)
+            csv.writer(file).writerow(row)
         print(
             f"{recipe.run}: epoch {row[0]}/{recipe.epochs}, loss {row[1]}, "
             f"validation {accuracy:.2%} (best {best:.2%}), {row[3]} s",
@@ -183,7 +187,7 @@ def train(
             _save(
                 {"model": network.state_dict(), "averaged": averaged.state_dict(),
                  "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(),
-                 "epoch": epoch + 1, "best": best},
+                 "epoch": epoch + 1, "best": best, "device": device.type},
                 checkpoint,
             )  # fmt: skip
             saved = now

@@ -181,8 +181,48 @@ static void check_problem(grid *g, int which, const char *isa)
     free_layer(&p->pixel);
 }
 
+/* Formats mixed, weights beyond L2 and more rows than a block has, beside plain C: where tiles of 16 and of
+ * 12 rows meet, blocks are of 48. */
+static void check_mixed(const char *isa)
+{
+    enum { WIDTH = 600, N_ROWS = 1100, N_OUT = 10 };
+    uint64_t seed = 9;
+    float *floats = malloc(WIDTH * WIDTH * 4), *x = malloc(N_ROWS * WIDTH * 4), *out[2], bias[WIDTH];
+    for (int i = 0; i < 2; i++) out[i] = malloc(N_ROWS * N_OUT * 4);
+    if (floats == NULL || x == NULL || out[0] == NULL || out[1] == NULL) exit(2);
+    for (int i = 0; i < WIDTH * WIDTH; i++) floats[i] = random_float(&seed) / 16;
+    for (int i = 0; i < WIDTH; i++) bias[i] = random_float(&seed);
+    for (int i = 0; i < N_ROWS * WIDTH; i++) x[i] = next_random(&seed) & 3 ? 0 : random_float(&seed) * 100;
+    const fnn_dense layers[] = {
+        make_layer(WIDTH, WIDTH, 0, 0.5f, 3, &seed),
+        {.n_inputs = WIDTH, .n_outputs = WIDTH, .weight = floats, .stride_input = WIDTH, .stride_output = 1,
+         .bias = bias, .activation = activation_named("relu")},
+        make_layer(WIDTH, N_OUT, 1, 0.5f, 0, &seed),
+    };
+    const char *const isas[] = {"scalar", isa};
+    for (int i = 0; i < 2; i++) {
+        fnn_network *network = create_network(layers, 3, NULL, isas[i]);
+        const fnn_call call = {.x = x, .dtype = FNN_F32, .n_rows = N_ROWS, .row_stride = WIDTH * 4,
+                               .column_stride = 4, .output = FNN_LOGITS, .out = out[i], .n_threads = 1};
+        if (fnn_forward(network, &call) != FNN_OK) fail("%s: fnn_forward failed", isas[i]);
+        fnn_network_free(network);
+    }
+    for (int i = 0; i < N_ROWS * N_OUT; i++) {
+        if (same_bits(out[0][i], out[1][i])) continue;
+        fail("%s: of mixed formats, row %d output %d is %a, wanted %a", isa, i / N_OUT, i % N_OUT,
+             (double)out[1][i], (double)out[0][i]);
+        break;
+    }
+    free_layer(&layers[0]);
+    free_layer(&layers[2]);
+    free(floats);
+    free(x);
+    for (int i = 0; i < 2; i++) free(out[i]);
+}
+
 void check_int8(const options *o, const char *isa)
 {
+    if (!is_named(isa, "scalar")) check_mixed(isa);
     static const int64_t wide[] = {31, 32, 33, 63, 64, 65, 127, 128, 129, 191, 193, 255, 257, 513, 784, 1099};
     grid g = {.p = malloc(sizeof(problem)), .in = guarded_allocate((size_t)1 << 19),
               .out = guarded_allocate((size_t)MOST_M * MOST_WIDTH * 4), .hash = HASH_START};

@@ -136,6 +136,9 @@ int main(int argc, char **argv)
         check_networks(&o, isa);
         check_activations(&o, isa);
     }
+    const fnn_row *unasked; /* not to be AMX, while that has not been measured */
+    if (fnn_select(NULL, "i8", &unasked) != FNN_OK || is_named(fnn_row_isa(unasked), "amx"))
+        fail("no kernel for int8, or AMX without being named");
     if (is_named(what, "exhaustive")) check_every_float(&o, best);
     for (int i = 0; i < fnn_n_isas; i++)
         if (!fnn_isa_is_available(&fnn_isas[i]))
