@@ -32,11 +32,11 @@ MAX_DEPTH = 16
 MAX_SIZE = 2**24  # of a dimension
 MAX_RATIO = 1032  # of deflate: 258 bytes for two bits
 # Of processor time for the file alone: the library may not come to an end on a damaged one. A sound
-# file takes an eighth at most (many small objects), one that Keras wrote a hundredth. That is where
+# file takes a fifth at most (many small objects), one that Keras wrote a hundredth. That is where
 # it took START to get ready; a machine that needs longer has longer.
 START = 0.1
-SECONDS = 0.025
-SECONDS_PER_BYTE = 7.5e-6
+SECONDS = 0.02
+SECONDS_PER_BYTE = 5e-6
 MOST_FOR_OBJECTS = 10
 SECONDS_PER_UNPACKED_BYTE = 2e-8
 FLOATS = {2: "F16", 4: "F32", 8: "F64"}
