@@ -441,8 +441,8 @@ def _recipe_rows(recipe: Any) -> Rows:
     rows: Rows = []
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
-        if field.name in ("name", "seed"):  # the file's seed counts
-            continue
+        if field.name in ("name", "seed", "n_conv", "kernel", "channels"):
+            continue  # the file's seed counts; the rest is of teachers
         if dataclasses.is_dataclass(value):
             words = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(value).items())
         elif isinstance(value, tuple):
