@@ -4,6 +4,8 @@ Invariant: the arithmetic is that of fastnn.reference, which is written from the
 computes nothing with the engine; comparisons are of bits, NaNs being equal.
 """
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -15,12 +17,21 @@ __all__ = ["chain", "fused_multiply_add"]  # and what is below
 IS_SANITIZED = _core.build_info()["mode"] == "sanitize"
 
 
+def is_usable(kernel):
+    """This CPU has it, and the operating system lets it be used (AMX has to be asked for)."""
+    if kernel["available"]:
+        with contextlib.suppress(ValueError):
+            _core.check_isa(kernel["isa"])
+            return True
+    return False
+
+
 def available(number_format):
-    """The ISAs that have a kernel of this format and that this CPU has, best first."""
+    """The ISAs that have a kernel of this format and that can be used here, best first."""
     return [
         kernel["isa"]
         for kernel in _core.kernels()
-        if kernel["format"] == number_format and kernel["available"]
+        if kernel["format"] == number_format and is_usable(kernel)
     ]
 
 
@@ -32,7 +43,7 @@ def each_isa_of(number_format):
             pytest.param(
                 kernel["isa"],
                 marks=[]
-                if kernel["available"]
+                if is_usable(kernel)
                 else pytest.mark.skip(reason=f"NOT TESTED: this CPU lacks {kernel['isa']}"),
             )
             for kernel in _core.kernels()
