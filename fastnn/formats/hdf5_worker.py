@@ -35,7 +35,7 @@ MAX_RATIO = 1032  # of deflate: 258 bytes for two bits
 # file takes a fifth at most (many small objects), one that Keras wrote a hundredth. That is where
 # it took START to get ready; a machine that needs longer has longer.
 START = 0.1
-SECONDS = 0.02
+SECONDS = 0.012
 SECONDS_PER_BYTE = 5e-6
 MOST_FOR_OBJECTS = 10
 SECONDS_PER_UNPACKED_BYTE = 2e-8
