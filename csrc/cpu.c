@@ -58,31 +58,15 @@ static uint64_t features(void)
     return has;
 }
 
-#ifdef FNN_EMULATED /* by tests/c/emulated */
 uint64_t fnn_cpu_features(void)
 {
-    return features() | FNN_CPU(AVX512F) | FNN_CPU(AVX512DQ) | FNN_CPU(AVX512BW) | FNN_CPU(AVX512VL) |
-           FNN_CPU(AVX512_VNNI) | FNN_CPU(AVX512_BF16) | FNN_CPU(AMX_TILE) | FNN_CPU(AMX_INT8);
-}
-
-int fnn_cpu_permits(uint64_t needs)
-{
-    (void)needs;
-    return 1;
-}
+#ifdef FNN_EMULATED /* by tests/c/emulated */
+    return features() | FNN_NEEDS_AVX512 | FNN_CPU(AVX512_VNNI) | FNN_CPU(AVX512_BF16) |
+           FNN_CPU(AMX_TILE) | FNN_CPU(AMX_INT8);
 #else
-uint64_t fnn_cpu_features(void) { return features(); }
-
-/* Linux has room for 8 KB of tiles set aside for the threads of those processes alone that ask for it, before
- * they touch one (Documentation/arch/x86/xstate.rst). From then on an alternate signal stack has to have room
- * as well, so it is asked for when a network wants the kernel, not when fastnn is imported. */
-int fnn_cpu_permits(uint64_t needs)
-{
-    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-    if ((needs & FNN_CPU(AMX_TILE)) == 0) return 1;
-    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
-}
+    return features();
 #endif
+}
 
 /* 0x1f80: round to nearest, all exceptions masked, no flush-to-zero, no denormals-are-zero. */
 uint64_t fnn_fp_mode_default(void)
@@ -105,12 +89,6 @@ uint64_t fnn_cpu_features(void)
     return getauxval(AT_HWCAP) & HWCAP_ASIMD ? FNN_CPU(ASIMD) : 0;
 }
 
-int fnn_cpu_permits(uint64_t needs)
-{
-    (void)needs;
-    return 1;
-}
-
 /* FPCR 0: round to nearest, no flushing, default-NaN off, no traps. FPSR keeps the sticky flags. */
 uint64_t fnn_fp_mode_default(void)
 {
@@ -129,6 +107,20 @@ void fnn_fp_mode_restore(uint64_t mode)
 #else
 #error "fastnn supports x86-64 and aarch64"
 #endif
+
+/* Linux has room for 8 KB of tiles set aside for the threads of those processes alone that ask for it, before
+ * they touch one (Documentation/arch/x86/xstate.rst). From then on an alternate signal stack has to have room
+ * as well, so it is asked for when a network wants the kernel, not when fastnn is imported. */
+int fnn_cpu_permits(uint64_t needs)
+{
+#if defined(__x86_64__) && !defined(FNN_EMULATED)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    if (needs & FNN_CPU(AMX_TILE))
+        return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#endif
+    (void)needs;
+    return 1;
+}
 
 size_t fnn_l2_bytes(void)
 {

@@ -175,7 +175,8 @@ fnn_status fnn_select(const char *isa, const char *format, const fnn_row **row);
 void fnn_activate(const fnn_row *row, int activation, const float parameters[2], float *x,
                   int64_t n);
 
-/* Does n steps of independent multiply-adds, enough to keep the CPU busy, and returns the floating-point operations done. */
+/* Does n steps of independent multiply-adds, enough to keep the CPU busy, and returns the floating-point
+ * operations done. */
 double fnn_burn(const fnn_row *row, int64_t n);
 
 #ifdef __cplusplus

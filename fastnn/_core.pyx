@@ -181,17 +181,21 @@ def kernels():
     layers of its format get it, where no `isa` is given)."""
     cdef const fnn_row *row
     has = fnn_cpu_features()
+    try:
+        chosen = [describe(best_row(None, name)) for name in formats()]
+    except ValueError:  # FASTNN_ISA names none
+        chosen = []
     listing = []
     for i in range(fnn_n_rows()):
         row = fnn_row_at(i)
-        needs = fnn_row_needs(row)
-        try:
-            is_chosen = best_row(None, fnn_row_format(row)) == row
-        except ValueError:  # FASTNN_ISA names none
-            is_chosen = False
-        listing.append({**describe(row), "available": needs & ~has == 0, "is_chosen": is_chosen,
+        needs, about = fnn_row_needs(row), describe(row)
+        listing.append({**about, "available": needs & ~has == 0, "is_chosen": about in chosen,
                         "needs": feature_names(needs)})
     return listing
+
+
+cdef list formats():
+    return sorted({<bytes>fnn_row_format(fnn_row_at(i)) for i in range(fnn_n_rows())})
 
 
 def build_info():
@@ -237,7 +241,7 @@ cdef const fnn_row *best_row(object isa, bytes format=b"f32") except NULL:
     cdef const fnn_row *row = NULL
     name = ceiling(isa)
     if fnn_select(NULL if name is None else <const char *>name, format, &row) != FNN_OK:
-        known = sorted({fnn_row_format(fnn_row_at(i)).decode() for i in range(fnn_n_rows())})
+        known = [name.decode() for name in formats()]
         raise ValueError(f"format: there is no kernel of {format.decode()!r} here, "
                          f"only of {', '.join(known)}")
     return row

@@ -57,13 +57,14 @@ class Recipe:
 
 
 _TEACHERS = ("teacher-1", "teacher-2", "teacher-3")
-_UNPOOLED = {  # kernel, channels
-    "teacher-3x3": (3, tuple(range(32, 177, 16))),
-    "teacher-5x5": (5, (32, 64, 96, 128, 160)),
-    "teacher-7x7": (7, (48, 96, 144, 192)),
-    "teacher-3x3-b": (3, tuple(range(32, 177, 16))),
-    "teacher-5x5-b": (5, (32, 64, 96, 128, 160)),
-    "teacher-7x7-b": (7, (48, 96, 144, 192)),
+_UNPOOLED = {  # kernel, channels; two of each
+    name + more: kind
+    for more in ("", "-b")
+    for name, kind in {
+        "teacher-3x3": (3, tuple(range(32, 177, 16))),
+        "teacher-5x5": (5, (32, 64, 96, 128, 160)),
+        "teacher-7x7": (7, (48, 96, 144, 192)),
+    }.items()
 }
 _MILD = Augmentation(degrees=7.0, scale=0.08, shear=0.08, shift=1.0, elastic=0.6)
 _STUDENTS = Augmentation(degrees=8.0, scale=0.1, shear=0.1, shift=1.5, elastic=0.8)

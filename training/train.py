@@ -53,9 +53,6 @@ def _jittered(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     return torch.cat(pieces)
 
 
-_HEADER = b"epoch,loss,validation,seconds\r\n"
-
-
 class _Average:
     """A running average of a network's weights and of its batch norms' statistics."""
 
@@ -73,6 +70,9 @@ def _save(state: dict, file: Path) -> None:
     part = file.with_suffix(".part")
     torch.save(state, part)
     os.replace(part, file)
+
+
+_HEADER = b"epoch,loss,validation,seconds\r\n"
 
 
 def _cut(curves: Path, n_epochs: int) -> None:
