@@ -24,6 +24,8 @@ from fastnn.formats.model_file import Wrong
 
 h5py = pytest.importorskip("h5py", reason="NOT TESTED: needs the extra fastnn[keras]")
 
+from attacks.keras_files import add_object  # noqa: E402
+
 MAX = 2**30
 
 
@@ -391,11 +393,7 @@ def test_bytes_that_say_they_are_an_object(tmp_path):
     def build(file):
         plain(file)
         del file.attrs["model_config"]
-        kind = h5py.h5t.create(h5py.h5t.OPAQUE, 8)
-        kind.set_tag(b"NUMPY:|O")
-        space = h5py.h5s.create(h5py.h5s.SCALAR)
-        attribute = h5py.h5a.create(file.id, b"model_config", kind, space)
-        attribute.write(np.array(0x414141414140, "u8").view("V8"), mtype=kind)
+        add_object(file, b"NUMPY:|O")
 
     texts, arrays = read(file_of(tmp_path, build))
     assert list(texts) == ["keras_version"]

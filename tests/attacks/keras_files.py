@@ -174,17 +174,13 @@ H5_SEEDS: dict[str, bytes] = {  # of the newer form of HDF5, which is smaller
 }
 
 
-def object_for_configuration(tag: bytes) -> bytes:
-    """Eight bytes that h5py, if it read them, would take for the address of a Python object."""
-
-    def add(file: Any) -> None:
-        kind = h5py.h5t.create(h5py.h5t.OPAQUE, 8)
-        kind.set_tag(tag)
-        space = h5py.h5s.create(h5py.h5s.SCALAR)
-        attribute = h5py.h5a.create(file.id, b"model_config", kind, space)
-        attribute.write(np.array(0x414141414140, "u8").view("V8"), mtype=kind)
-
-    return h5(None, more=add)
+def add_object(file: Any, tag: bytes) -> None:
+    """Where the configuration is, eight bytes that h5py would take for an object's address."""
+    kind = h5py.h5t.create(h5py.h5t.OPAQUE, 8)
+    kind.set_tag(tag)
+    space = h5py.h5s.create(h5py.h5s.SCALAR)
+    attribute = h5py.h5a.create(file.id, b"model_config", kind, space)
+    attribute.write(np.array(0x414141414140, "u8").view("V8"), mtype=kind)
 
 
 H5_ATTACKS: dict[str, Attack] = {
@@ -261,8 +257,8 @@ H5_ATTACKS: dict[str, Attack] = {
     # the configuration
     "no configuration": h5(None),
     "no version": h5(version=None),
-    "configuration as an object": object_for_configuration(b"NUMPY:|O"),
-    "configuration as another": object_for_configuration(b"NUMPY:O"),
+    "configuration as an object": h5(None, more=lambda file: add_object(file, b"NUMPY:|O")),
+    "configuration as another": h5(None, more=lambda file: add_object(file, b"NUMPY:O")),
     "configuration as numbers": h5(None, more=lambda file: file.attrs.create("model_config", [1])),
     "version 1": h5(version="1.2.3"),
     "version as numbers": h5(version=[3, 5]),
