@@ -10,6 +10,7 @@ are s8 with one scale per output; sums are exact integers:
 
     range      (lo, hi), lo <= 0 <= hi:  s = float32((hi - lo) / 255),  c = rint(-lo / s) in 0..255
     weights    w_scale[n] = float32(max_k |w[k,n]| / 127),  w8[k,n] = rint(w[k,n] / w_scale[n])
+               or, where all weights of a layer are -127..127 times one step, that for every output
     input      q[k] = rint(clamp(fma(x[k], 1/s, c), 0, 255));  a uint8 row is its own q (s 1, c 0)
     layer      z[n] = fma(float32(sum_k q[k] w8[k,n]), scale[n], offset[n]) + 0
                scale[n] = s w_scale[n],  offset[n] = bias[n] - s w_scale[n] c sum_k w8[k,n]

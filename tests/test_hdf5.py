@@ -24,7 +24,8 @@ from fastnn.formats.model_file import Wrong
 
 h5py = pytest.importorskip("h5py", reason="NOT TESTED: needs the extra fastnn[keras]")
 
-from attacks.keras_files import add_object  # noqa: E402
+from attacks.keras_files import add_object, endless  # noqa: E402
+from attacks.worker import cpu_seconds, start_of_hdf5  # noqa: E402
 
 MAX = 2**30
 
@@ -102,6 +103,14 @@ def linked(link, where="model_weights/x"):
     return build
 
 
+def weights_named(name):
+    def build(file):
+        plain(file)
+        file[f"model_weights/{name}"] = np.ones(3, "i4")
+
+    return build
+
+
 def virtual(file):
     plain(file)
     layout = h5py.VirtualLayout((4,), "f4")
@@ -170,6 +179,7 @@ HOSTILE = {
     "declared": (declared, "of 1073741824 bytes for shape (16384, 16384), found 0 stored"),
     "named type": (named_type, "groups and datasets"),
     "deep": (deep, "at most 16 deep"),
+    "long name": (weights_named("\1" * 5000), " ... "),
     "many": (many, "at most 4096 objects"),
 }  # fmt: skip
 
@@ -195,6 +205,27 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", [b"/model_weights/a/kernel", b"a/kernel//", b"."])
+def test_names_are_not_taken_for_paths(tmp_path, name):
+    """As the library would take them, and reach what it reached before, or follow other links."""
+
+    def build(file):
+        plain(file)
+        file["model_weights/" + "Q" * len(name)] = np.ones(3, "f4")
+
+    data = file_of(tmp_path, build)
+    assert data.count(b"Q" * len(name) + b"\0") == 1
+    refused(data.replace(b"Q" * len(name) + b"\0", name + b"\0"), "plain names of links")
+
+
+@pytest.mark.parametrize("size", [0, 2**18, 2**24])
+def test_what_has_no_end_is_given_up_however_large_the_file_is(tmp_path, size):
+    data = endless(file_of(tmp_path, plain), size)
+    before = cpu_seconds()[1]
+    refused(data, "did not come to an end")
+    assert cpu_seconds()[1] - before < 10 * start_of_hdf5()  # its own start in it
 
 
 def test_every_truncation_and_every_addition_is_refused(tmp_path):
@@ -284,12 +315,50 @@ FATES = {
 def test_whatever_becomes_of_the_worker(tmp_path, monkeypatch, fate):
     code, text = FATES[fate]
     program = tmp_path / "program.py"
-    program.write_text(f"print({hdf5_worker.READY.decode().strip()!r}, flush=True)\n{code}")
+    program.write_text(f"print({hdf5_worker.READY.decode()!r}, flush=True)\n{code}")
     monkeypatch.setattr(hdf5, "_WORKER", program)
     monkeypatch.setattr(hdf5, "_SPARE_MEMORY", 2**20)
     if fate == "wait":
+        monkeypatch.setattr(hdf5, "_PATIENCE_FOR_READY", 0.5)
         monkeypatch.setattr(hdf5, "_PATIENCE", 1)
     refused(file_of(tmp_path, plain), text)
+
+
+LIMITED = """
+    import resource, sys
+    from pathlib import Path
+    from fastnn.formats import hdf5
+    data = Path(sys.argv[1]).read_bytes()
+    resource.setrlimit(getattr(resource, sys.argv[2]), [int(sys.argv[3])] * 2)
+    try:
+        print(len(hdf5.read(data, ["model_weights"], [], 2**30, len(data))[1]))
+    except (ImportError, MemoryError, OSError) as error:
+        print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "options"),
+    [
+        ("RLIMIT_AS", range(2**27, 2**29, 2**25), {"data": np.ones(2**23, "f4")}),
+        ("RLIMIT_FSIZE", [2**17, 2**23], {"data": np.ones(2**18, "f4"), "compression": "gzip"}),
+    ],
+)
+def test_too_little_room_is_no_fault_of_the_file(tmp_path, limit, most, options):
+    """Limits of this process that nobody may raise, from such that no worker starts to enough."""
+    if IS_SANITIZED and limit == "RLIMIT_AS":
+        pytest.skip("NOT TESTED: sanitizers need a lot of address space")
+    (tmp_path / "sound.h5").write_bytes(file_of(tmp_path, weights(**options)))
+    outcomes = []
+    for bytes_ in most:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(LIMITED), tmp_path / "sound.h5", limit,
+             str(bytes_)], capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert "Wrong" not in done.stderr, done.stderr
+        outcomes.append(done.stdout)
+    assert any(one.startswith("MemoryError") and limit in one for one in outcomes), outcomes
+    assert outcomes[-1] == "2\n", outcomes
 
 
 def test_the_worker_can_neither_open_files_nor_grow(tmp_path):
@@ -298,8 +367,8 @@ def test_the_worker_can_neither_open_files_nor_grow(tmp_path):
         spec = importlib.util.spec_from_file_location("worker", {str(hdf5._WORKER)!r})
         worker = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(worker)
-        worker.confine(2**26, 1)
-        worker.Clock(1000).start()
+        assert worker.confine(2**26, 1) == []
+        worker.Clock(1).start(0.02)
         for attempt in (lambda: open("/etc/passwd"), lambda: bytearray(2**27)):
             try:
                 attempt()
@@ -347,6 +416,49 @@ def test_without_an_interpreter(tmp_path, monkeypatch, executable):
     with pytest.raises(ImportError, match="another Python process") as caught:
         read(data)
     assert executable in str(caught.value)
+
+
+def test_an_interpreter_that_is_not_there(tmp_path, monkeypatch):
+    """Its name is no file that the caller asked for."""
+    data = file_of(tmp_path, plain)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(ImportError, match="cannot be started: .*python"):
+        read(data)
+
+
+def test_a_program_that_does_not_get_ready(tmp_path, monkeypatch):
+    data = file_of(tmp_path, plain)
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nexec sleep 60")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(hdf5, "_PATIENCE_FOR_READY", 0.5)
+    with pytest.raises(ImportError, match="was not ready in 0.5 s"):
+        read(data)
+
+
+def test_a_module_of_the_name_in_the_current_directory(tmp_path, monkeypatch):
+    """Its folder's parent is nowhere that anybody searches, and is not searched."""
+    data = file_of(tmp_path, plain)
+    (tmp_path / "h5py").mkdir()
+    (tmp_path / "h5py" / "__init__.py").write_text("raise SystemExit(1)")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "h5py.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    monkeypatch.delitem(sys.modules, "h5py")  # as where nobody imported it yet
+    with pytest.raises(ImportError, match="needs h5py"):
+        read(data)
+
+
+def test_the_worker_starts_as_fast_as_h5py():
+    """What it does beside that, before it looks at the file, is not in what a file may take."""
+    bare = f"import os, sys; sys.path += {hdf5._folders()!r}; import h5py; os._exit(0)"
+    taken = []
+    for _ in range(5):
+        before = cpu_seconds()[1]
+        subprocess.run([sys.executable, "-IS", "-c", bare], check=True)
+        taken.append(cpu_seconds()[1] - before)
+    assert start_of_hdf5() < 1.5 * min(taken)
 
 
 def test_a_frozen_program_is_not_started_anew(tmp_path, monkeypatch):

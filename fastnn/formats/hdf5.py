@@ -11,6 +11,7 @@ side can block the other.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -38,6 +39,7 @@ _SUPERBLOCK = 64  # bytes, the least of any version with what is behind it
 _SPARE_MEMORY = 2**26  # of the worker, for the library's own needs
 _MOST_WORDS = 2**16  # bytes of a refusal
 _PATIENCE = 300  # seconds of waiting
+_PATIENCE_FOR_READY = 60
 
 
 def read(
@@ -47,24 +49,28 @@ def read(
 
     `n_file`: the bytes of the file that was given, of which `data` may be a part, unpacked; they
     limit what the datasets may unpack to. Raises `Wrong` for what is no sound HDF5 file or too
-    much, `ImportError` without h5py or another Python process that can use it.
+    much, `ImportError` without h5py or another Python process that can use it, `MemoryError` where
+    limits of this machine leave that process less room than the file justifies, and it fails.
     """
     _check_ends(data[:_SUPERBLOCK], len(data))
     budget = min(max_bytes, most_unpacked(n_file))
     task = {
         "groups": groups,
         "attributes": attributes,
+        "file": n_file,
         "bytes": budget,
         "memory": 2 * (budget + len(data)) + _SPARE_MEMORY,  # a chunk of all, say, and its values
         "path": _folders(),
     }
-    answer = _ask(task, data)
+    answer, lacking = _ask(task, data)
     # Of a container the first eight bytes are a length, and not all of them used; JSON has no NUL.
     if answer[:1] == b"{" and 0 not in answer[:8]:
         if len(answer) > _MOST_WORDS:
             raise Wrong("an intact HDF5 file", f"{len(answer)} bytes against it")
         refusal = json_object(answer, "the refusal")
-        raise Wrong(*(str(refusal.get(key))[:1000] for key in ("expected", "found")))
+        if "library" in refusal:
+            raise _failure(str(refusal["library"]), lacking)
+        raise Wrong(*(str(refusal.get(key)) for key in ("expected", "found")))
     metadata, tensors = native.container(answer)
     return metadata, {tensor.name: native.foreign_array(tensor) for tensor in tensors}
 
@@ -94,7 +100,8 @@ def _folders() -> list[str]:
             spec = importlib.util.find_spec(name)
         except ValueError:  # something else goes by the name
             spec = None
-        if spec is None or spec.origin is None:
+        # A package: h5py.py in the current directory would have its parent searched.
+        if spec is None or spec.origin is None or not spec.submodule_search_locations:
             raise ImportError('reading HDF5 needs h5py: pip install "fastnn[keras]"')
         folders.append(str(Path(spec.origin).absolute().parent.parent))
     return folders
@@ -120,8 +127,10 @@ def _program() -> list[str]:
     return [sys.executable, "-IS", *options, str(_WORKER)]
 
 
-def _ask(task: dict[str, Any], data: bytes) -> bytes:
-    """What the worker says after READY, of a size that a sound file may have there."""
+def _ask(task: dict[str, Any], data: bytes) -> tuple[bytes, str]:
+    """What the worker says after READY, of a size that a sound file may have there; and which
+    limits left it less room than it asked for.
+    """
     program = _program()
     with (
         os.fdopen(os.memfd_create("fastnn-hdf5"), "r+b", buffering=0) as question,
@@ -131,53 +140,82 @@ def _ask(task: dict[str, Any], data: bytes) -> bytes:
         while written < len(data):
             written += question.write(memoryview(data)[written:])
         question.seek(0)
-        with subprocess.Popen(
-            [*program, json.dumps(task)],
-            stdin=question,
-            stdout=answer,
-            stderr=subprocess.DEVNULL,
-            env=_environment(),
-            process_group=0,  # a Ctrl-C is for this process to judge, and no fault of the file
-        ) as process:
+        try:
+            process = subprocess.Popen(
+                [*program, json.dumps(task)],
+                stdin=question,
+                stdout=answer,
+                stderr=subprocess.DEVNULL,
+                env=_environment(),
+                process_group=0,  # a Ctrl-C is for this process to judge, and no fault of the file
+            )
+        except OSError as reason:  # which names no file, or one that the caller never heard of
+            raise _no_worker(program, f"cannot be started: {reason}") from reason
+        with process:
             try:
-                status = _wait(process)
-            except subprocess.TimeoutExpired:
-                found = f"no answer from the HDF5 library in {_PATIENCE} s"
-                raise Wrong("an intact HDF5 file", found) from None
+                status = _wait(process, answer.fileno())
             finally:
                 process.kill()  # if it has not ended
         n_bytes = os.fstat(answer.fileno()).st_size
         answer.seek(0)
-        if answer.read(len(READY)) != READY:
+        ready = answer.readline(_MOST_WORDS)
+        if not ready.startswith(READY):
             answer.seek(0)
             words = answer.read(1000).decode(errors="replace")
-            raise ImportError(
-                f"reading HDF5 takes another Python process with h5py, and {program[0]} "
-                + (f"{_death(status)}: {words}" if status else f"gave another answer: {words!r}")
-            )
+            if status is None:
+                how = f"was not ready in {_PATIENCE_FOR_READY} s"
+            else:
+                how = f"{_death(status)}: {words}" if status else f"gave another answer: {words!r}"
+            raise _no_worker(program, how)
+        lacking = ready.removeprefix(READY).decode(errors="replace").strip()
+        if status is None:
+            found = f"no answer from the HDF5 library in {_PATIENCE} s"
+            raise Wrong("an intact HDF5 file", found)
         if status:
-            raise Wrong("an intact HDF5 file", f"the HDF5 library {_death(status)} on it")
-        if n_bytes - len(READY) > 8 + native.MAX_HEADER_BYTES + task["bytes"]:
+            raise _failure(f"the HDF5 library {_death(status)} on it", lacking, status)
+        n_bytes -= len(ready)
+        if n_bytes > 8 + native.MAX_HEADER_BYTES + task["bytes"]:
             raise Wrong("an intact HDF5 file", f"{n_bytes} bytes in it")
-        return answer.read(n_bytes - len(READY))
+        return answer.read(n_bytes), lacking
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """The exit status; TimeoutExpired after `_PATIENCE`.
+def _no_worker(program: list[str], how: str) -> ImportError:
+    text = f"reading HDF5 takes another Python process with h5py, and {program[0]} {how}"
+    return ImportError(text)
+
+
+def _failure(how: str, lacking: str, status: int = 0) -> Exception:
+    """Of the library: the file's fault, unless the worker had less room than the file justifies."""
+    if lacking and -status != signal.SIGPROF:
+        return MemoryError(
+            f"reading HDF5 takes another process, which has too little room here ({lacking}: see "
+            f"ulimit) to know more than this: {how}"
+        )
+    return Wrong("an intact HDF5 file", how)
+
+
+def _wait(process: subprocess.Popen[bytes], answer: int) -> int | None:
+    """The exit status; None after `_PATIENCE`, or if by `_PATIENCE_FOR_READY` it has said nothing.
 
     The kernel says when, where it and Python can (Linux 5.3): `Popen.wait` would look every 50 ms.
     """
-    try:
-        ending = os.pidfd_open(process.pid)
-    except (AttributeError, OSError):
-        return process.wait(timeout=_PATIENCE)
-    try:
-        poll = select.poll()
-        poll.register(ending, select.POLLIN)
-        poll.poll(_PATIENCE * 1000)
-    finally:
-        os.close(ending)
-    return process.wait(timeout=0)
+    for seconds in (_PATIENCE_FOR_READY, _PATIENCE - _PATIENCE_FOR_READY):
+        try:
+            ending = os.pidfd_open(process.pid)
+        except (AttributeError, OSError):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=seconds)
+        else:
+            try:
+                poll = select.poll()
+                poll.register(ending, select.POLLIN)
+                if poll.poll(seconds * 1000):
+                    return process.wait()
+            finally:
+                os.close(ending)
+        if not os.fstat(answer).st_size:
+            break
+    return None
 
 
 def _environment() -> dict[str, str]:

@@ -2,10 +2,11 @@
 
     python -IS hdf5_worker.py '{"groups": [...], "attributes": [...], "bytes": n, ...}'
 
-The file comes on stdin. To stdout go READY, once nothing is missing but the file, and what is in
-it: as a safetensors container, the datasets under their paths and the wanted attributes of the root
-group as its metadata; or as a JSON object, what was expected and what was found. Without READY it
-is words on what this machine lacks.
+The file comes on stdin. To stdout go, once nothing is missing but the file, a line of READY and the
+limits of this machine that leave less than the file justifies; then what is in it: as a safetensors
+container, the datasets under their paths and the wanted attributes of the root group as its
+metadata; or as a JSON object, what was expected and what was found, or the words of the library.
+Without READY it is words on what this machine lacks.
 
 Invariant: before the file is looked at, this process gives up allocating more than it justifies,
 running for longer than that and opening any file at all, so nothing that it names can be reached.
@@ -24,21 +25,29 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from operator import truediv
 from typing import Any
 
-READY = b"ready\n"
+READY = b"ready:"
 MAX_OBJECTS = 4096
 MAX_DEPTH = 16
 MAX_SIZE = 2**24  # of a dimension
 MAX_RATIO = 1032  # of deflate: 258 bytes for two bits
-# Of processor time for the file alone: the library may not come to an end on a damaged one. A sound
-# file takes a fifth at most (many small objects), one that Keras wrote a hundredth. That is where
-# it took START to get ready; a machine that needs longer has longer.
+# Of processor time for the file alone: the library may not come to an end on a damaged one. More is
+# granted for what was found to be sound, not for what a file claims or is filled up with: a sound
+# file takes a fifth at most (many small objects), one that Keras wrote a tenth. That is where it
+# took START to get ready; a machine that needs longer has longer.
 START = 0.1
 SECONDS = 0.012
-SECONDS_PER_BYTE = 5e-6
-MOST_FOR_OBJECTS = 10
+SECONDS_PER_BYTE = 4e-9  # to copy the file
+SECONDS_PER_OBJECT = 0.0015
 SECONDS_PER_UNPACKED_BYTE = 2e-8
+# By bytes of the file that was given, of which nobody can claim more than there are: to go through
+# the indices of chunks, and to unpack so many.
+SECONDS_PER_BYTE_OF_INDEX = 5e-8
+MOST_FOR_INDICES = 0.5
+SECONDS_PER_CHUNK = 5e-5
+MOST_FOR_CHUNKS = 2e-6
 FLOATS = {2: "F16", 4: "F32", 8: "F64"}
 
 
@@ -46,7 +55,8 @@ class Refused(Exception):
     """(expected, found)"""
 
 
-def main(task: dict[str, Any]) -> None:
+def prepare(task: dict[str, Any]) -> Callable[[], Iterator[bytes | memoryview]]:
+    """All that needs more than the file, up to READY; what is returned reads that alone."""
     sys.path += task["path"]  # after this interpreter's own folders
     import h5py
 
@@ -63,43 +73,54 @@ def main(task: dict[str, Any]) -> None:
     # Each dataset is read once and whole, so no chunk is kept, nor a table to find it in: 64 KB for
     # each that is open.
     properties.set_cache(0, 1, 0, 0.0)
+    clock = Clock(time.process_time() / START)
     data = sys.stdin.buffer.read()
-    clock = Clock(len(data))
-    confine(task["memory"], clock.seconds + clock.seconds_to_unpack(task["bytes"]))
-    clock.start()
-    sys.stdout.buffer.write(READY)
+    least = SECONDS + SECONDS_PER_BYTE * len(data)
+    least += min(SECONDS_PER_BYTE_OF_INDEX * task["file"], MOST_FOR_INDICES)
+    for_chunks = MOST_FOR_CHUNKS * task["file"]
+    most = SECONDS_PER_OBJECT * MAX_OBJECTS + SECONDS_PER_UNPACKED_BYTE * task["bytes"]
+    lacking = confine(task["memory"], clock.pace * (least + most + for_chunks))
+    clock.start(least)
+    sys.stdout.buffer.write(READY + " ".join(lacking).encode() + b"\n")
     sys.stdout.flush()
-    properties.set_file_image(data)
-    wanted = task["groups"], task["attributes"], task["bytes"]
-    with h5py.File(h5py.h5f.open(b"stdin", h5py.h5f.ACC_RDONLY, fapl=properties)) as file:
-        for piece in contents(file, *wanted, clock.allow):
-            sys.stdout.buffer.write(piece)
-    sys.stdout.flush()
+
+    def pieces() -> Iterator[bytes | memoryview]:
+        properties.set_file_image(data)
+        wanted = task["groups"], task["attributes"], task["bytes"]
+        with h5py.File(h5py.h5f.open(b"stdin", h5py.h5f.ACC_RDONLY, fapl=properties)) as file:
+            yield from contents(file, *wanted, clock.allow, for_chunks)
+
+    return pieces
 
 
 class Clock:
-    """The processor time that a file of `n_bytes` may take, by a timer that ends the process."""
+    """The processor time that a file may take, by a timer that ends the process."""
 
-    def __init__(self, n_bytes: int) -> None:
-        self.pace = max(time.process_time() / START, 0.5)
-        self.seconds = self.pace * (SECONDS + min(SECONDS_PER_BYTE * n_bytes, MOST_FOR_OBJECTS))
+    def __init__(self, pace: float) -> None:
+        """`pace`: how much longer than on a usual machine all things take."""
+        self.pace = max(pace, 0.5)
+        self._end = 0.0
 
-    def seconds_to_unpack(self, n_bytes: int) -> float:
-        return self.pace * SECONDS_PER_UNPACKED_BYTE * n_bytes
-
-    def start(self) -> None:
+    def start(self, seconds: float) -> None:
+        """From here on, so many of a usual machine."""
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF, signal.SIGXCPU])
-        signal.setitimer(signal.ITIMER_PROF, self.seconds)
+        self._end = time.process_time()
+        self.allow(seconds)
 
-    def allow(self, n_bytes: int) -> None:
-        """The time of so many bytes of values, which a file has once its objects were judged."""
-        left, _ = signal.getitimer(signal.ITIMER_PROF)
-        signal.setitimer(signal.ITIMER_PROF, left + self.seconds_to_unpack(n_bytes))
+    def allow(self, seconds: float) -> None:
+        """So many more."""
+        self._end += self.pace * seconds
+        # By a clock of ours: the kernel adds a tick, 4 ms or so, each time that a timer is set.
+        signal.setitimer(signal.ITIMER_PROF, max(self._end - time.process_time(), 1e-6))
 
 
-def confine(memory: int, seconds: float) -> None:
-    """`memory` more bytes, the three files that are open, and so much processor time."""
+def confine(memory: int, seconds: float) -> list[str]:
+    """`memory` more bytes, the three files that are open, and so much processor time.
+
+    Returns the names of the limits that leave less room than that here.
+    """
+    lacking = []
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     for what, limit in [
@@ -112,9 +133,12 @@ def confine(memory: int, seconds: float) -> None:
     ]:
         most = resource.getrlimit(what)[1]  # which nobody may raise
         at_once = limit if most == resource.RLIM_INFINITY else min(limit, most)
+        if at_once < limit and what in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE):
+            lacking.append("RLIMIT_AS" if what == resource.RLIMIT_AS else "RLIMIT_FSIZE")
         # A second more of processor time to die of SIGXCPU, which says why, and not of SIGKILL.
         is_time = what == resource.RLIMIT_CPU and most == resource.RLIM_INFINITY
         resource.setrlimit(what, (at_once, at_once + is_time))
+    return lacking
 
 
 def contents(
@@ -122,26 +146,32 @@ def contents(
     groups: list[str],
     attributes: list[str],
     n_bytes: int,
-    allow: Callable[[int], None] = lambda _: None,
+    allow: Callable[[float], None] = lambda _: None,
+    most_for_chunks: float = 0.0,
 ) -> Iterator[bytes | memoryview]:
-    """The container, piece by piece: everything is checked before the first dataset is read, and
-    `allow` told how many bytes that will be."""
+    """The container, piece by piece: everything is checked before the first dataset is read.
+
+    `allow` gets the seconds that each object which was found, and the values, may take; those for
+    chunks are `most_for_chunks` at most.
+    """
     import numpy
 
     datasets, left = {}, n_bytes
-    for path, dataset in objects(file):
+    for path, dataset in objects(file, allow):
         if path.split("/")[0] in groups and not is_counter(dataset):
             left -= checked_size(path, dataset)
             if left < 0:
                 raise Refused(f"at most {n_bytes} bytes in all datasets", f"more, at {path}")
             datasets[path] = dataset
     header: dict[str, Any] = {"__metadata__": texts(file, attributes)}
-    end = 0
+    end = n_chunks = 0
     for path, dataset in datasets.items():
         start, end = end, end + math.prod(dataset.shape) * dataset.dtype.itemsize
         dtype = FLOATS[dataset.dtype.itemsize]
+        if dataset.chunks:
+            n_chunks += math.prod(map(math.ceil, map(truediv, dataset.shape, dataset.chunks)))
         header[path] = {"dtype": dtype, "shape": dataset.shape, "data_offsets": [start, end]}
-    allow(end)
+    allow(SECONDS_PER_UNPACKED_BYTE * end + min(SECONDS_PER_CHUNK * n_chunks, most_for_chunks))
     text = json.dumps(header).encode()
     yield struct.pack("<Q", len(text)) + text
     for dataset in datasets.values():
@@ -149,7 +179,7 @@ def contents(
         yield values.data.cast("B")  # no copy: there may be no room for one
 
 
-def objects(file: Any) -> Iterator[tuple[str, Any]]:
+def objects(file: Any, allow: Callable[[float], None]) -> Iterator[tuple[str, Any]]:
     """All datasets of the file by their paths, reached by hard links only, each once."""
     from h5py import Dataset, h5d, h5g, h5l, h5o
 
@@ -172,7 +202,13 @@ def objects(file: Any) -> Iterator[tuple[str, Any]]:
             if address in seen:
                 raise Refused("each object under one name", f"another one, {text_of(path)}")
             seen.add(address)
+            # The library would take a name for a path, and follow it.
+            if name in (b"", b".") or b"/" in name:
+                raise Refused("plain names of links", text_of(path))
             child = h5o.open(group, name)
+            if h5o.get_info(child).addr != address:
+                raise Refused("each name once", f"{text_of(path)} twice")
+            allow(SECONDS_PER_OBJECT)
             if isinstance(child, h5g.GroupID):
                 if depth == MAX_DEPTH:
                     raise Refused(f"groups at most {MAX_DEPTH} deep", text_of(path))
@@ -235,20 +271,25 @@ def texts(file: Any, names: list[str]) -> dict[str, str]:
 
 
 def answer(task: str) -> None:
-    """`main` of a task in JSON, or what stands against it, on stdout."""
+    """What a task in JSON asks for, or what stands against it, on stdout."""
+    start = 0  # of what comes after READY
     try:
-        main(json.loads(task))
+        pieces = prepare(json.loads(task))
+        start = sys.stdout.buffer.tell()
+        for piece in pieces():
+            sys.stdout.buffer.write(piece)
     except Exception as error:  # h5py raises what it likes, with the library's words
         words = f"{type(error).__name__}: {error}"[:1000]
-        if sys.stdout.buffer.tell() < len(READY):
+        if not start:
             sys.stdout.write(words)
         else:
-            known = isinstance(error, Refused)
-            expected, found = error.args if known else ("an intact HDF5 file", words)
-            sys.stdout.buffer.seek(len(READY))  # what was written since is half of an answer
+            refusal = {"library": words}
+            if isinstance(error, Refused):
+                refusal = dict(zip(("expected", "found"), error.args, strict=True))
+            sys.stdout.buffer.seek(start)  # what was written since is half of an answer
             sys.stdout.buffer.truncate()
-            sys.stdout.write(json.dumps({"expected": expected, "found": found}))
-        sys.stdout.flush()
+            sys.stdout.write(json.dumps(refusal))
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -80,11 +80,16 @@ class ModelFile:
 class Wrong(Exception):
     """(expected, found): a flaw of a file, told without its name, which `formats.read` adds.
 
-    Both may hold words of the file: what is not printable in them is escaped.
+    Both may hold words of the file: what is not printable in them is escaped, and what is long cut.
     """
 
     def __init__(self, expected: str, found: str) -> None:
-        super().__init__(*(s if s.isprintable() else ascii(s)[1:-1] for s in (expected, found)))
+        super().__init__(_shown(expected), _shown(found))
+
+
+def _shown(words: str) -> str:
+    text = words if words.isprintable() else ascii(words)[1:-1]
+    return text if len(text) <= 400 else f"{text[:200]} ... {text[-190:]}"
 
 
 def checked(what: str, build: Callable[[], T]) -> T:
@@ -92,9 +97,7 @@ def checked(what: str, build: Callable[[], T]) -> T:
     try:
         return build()
     except (TypeError, ValueError, OverflowError) as reason:
-        text = str(reason)  # which may quote the file at length
-        short = text if len(text) <= 400 else f"{text[:200]} ... {text[-200:]}"
-        raise Wrong(f"{what} to be sound", short) from None
+        raise Wrong(f"{what} to be sound", str(reason)) from None
 
 
 def quoted(value: object) -> str:

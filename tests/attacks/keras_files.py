@@ -7,6 +7,7 @@ times, so that they are the same each time; what h5py does not write is patched 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,13 @@ def cycle(file: Any) -> None:
     file["model_weights/dense/again"] = file["model_weights"]
 
 
+def second(name: str) -> Callable[[Any], None]:
+    def add(file: Any) -> None:
+        put(file, f"{_FOLDER}/{name}", BIAS)
+
+    return add
+
+
 def many_groups(n: int) -> Callable[[Any], None]:
     def add(file: Any) -> None:
         for i in range(n):
@@ -164,6 +172,32 @@ def end_moved(n: int) -> bytes:
     data = h5()
     end = int.from_bytes(data[40:48], "little") + n
     return data[:40] + end.to_bytes(8, "little") + data[48:]
+
+
+def endless(data: bytes, n_bytes: int = 0) -> bytes:
+    """A group of eight levels of B-tree, each node of which has the next one 32 times.
+
+    `data`: with a superblock of version 0, whose root group it becomes. 2^40 steps that need no
+    memory, in 5 kB; then zeros up to `n_bytes`.
+    """
+    leaf = len(data)
+    made = bytearray(data + b"SNOD" + struct.pack("<BxH", 1, 0) + bytes(8 * 40))
+    child = leaf
+    for level in range(8):
+        node = b"TREE" + struct.pack("<BBHqqq", 0, level, 32, -1, -1, 0)
+        node += struct.pack("<QQ", child, 0) * 32
+        child = len(made)
+        made += node
+    root = int.from_bytes(made[80:88], "little")
+    assert made[root : root + 4] == b"TREE"
+    made[root : root + len(node)] = node
+    made += bytes(max(n_bytes - len(made), 0))
+    made[40:48] = len(made).to_bytes(8, "little")
+    return bytes(made)
+
+
+def flipped(data: bytes, at: int, bit: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
 
 
 H5_SEEDS: dict[str, bytes] = {  # of the newer form of HDF5, which is smaller
@@ -254,6 +288,17 @@ H5_ATTACKS: dict[str, Attack] = {
     # many
     "5,000 groups": lazily(lambda: h5(more=many_groups(5000))),
     "groups 200 deep": h5(more=deep_groups),
+    # on which the library does not come to an end
+    "endless group": endless(h5()),
+    "endless group and 400 kB": endless(h5(), 400_000),
+    "endless heap": flipped(H5_SEEDS["one Dense"], 2424, 3),
+    # names that the library would take for paths
+    "name with a slash": patched(h5(more=second("Qmodel_weightsQdense")), b"Qmodel_weightsQdense",
+                                 b"/model_weights/dense"),
+    "name of nothing but a dot": patched(h5(more=second("Q")), b"Q\0", b".\0"),
+    "name of 5,000 control characters": h5(
+        more=lambda file: put(file, "model_weights/" + "\1" * 5000, [1, 2])
+    ),
     # the configuration
     "no configuration": h5(None),
     "no version": h5(version=None),
@@ -310,7 +355,7 @@ H5_ATTACKS["path as a name"] = h5(dense(name="../../dense"))
 METADATA = {"keras_version": "3.5.0", "date_saved": "2024-01-01@00:00:00"}
 
 
-def weights(**datasets: object) -> bytes:
+def weights(libver: str = "latest", **datasets: object) -> bytes:
     """model.weights.h5, with datasets by their last names."""
     values = {"0": KERNEL, "1": BIAS, **datasets}
 
@@ -319,7 +364,7 @@ def weights(**datasets: object) -> bytes:
             if value is not None:
                 put(file, f"layers/dense/vars/{name}", value)
 
-    return image(fill, libver="latest")
+    return image(fill, libver=libver)
 
 
 def link_inside() -> bytes:
@@ -407,6 +452,10 @@ KERAS_ATTACKS: dict[str, Attack] = {
     "version that is a number": keras(metadata={"keras_version": 3}),
     "weights not HDF5": keras(stored=b"not HDF5" * 100),
     "weights behind an external link": keras(stored=link_inside()),
+    "endless group": keras(stored=endless(weights("earliest"))),
+    "endless group and 4 MB, deflated": keras(
+        stored=endless(weights("earliest"), 2**22), method=DEFLATED
+    ),
     "kernel missing": keras(stored=weights(**{"0": None})),
     "kernel of integers": keras(stored=weights(**{"0": np.array([[0, 1]])})),
     "kernel of NaN": keras(stored=weights(**{"0": np.array([[np.nan, 1]], np.float32)})),
