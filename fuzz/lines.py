@@ -69,7 +69,9 @@ def replay() -> None:
     with tempfile.TemporaryDirectory() as name, mock.patch.object(hdf5, "_ask", worker_here):
         folder = Path(name)
         for suffix, each in FORMATS.items():
-            for i, attack in enumerate((*each.seeds.values(), *each.attacks.values())):
+            # With no timer in this process, the library would not come back from some.
+            attacks = [attack for name, attack in each.attacks.items() if "endless" not in name]
+            for i, attack in enumerate((*each.seeds.values(), *attacks)):
                 path = folder / f"{i}{suffix}"
                 make(attack, path)
                 with contextlib.suppress(ValueError, OSError):  # LoadError is a ValueError
@@ -83,7 +85,7 @@ def replay() -> None:
                     run(path.read_bytes())
 
 
-def worker_here(task: dict[str, Any], data: bytes) -> bytes:
+def worker_here(task: dict[str, Any], data: bytes) -> tuple[bytes, str]:
     """What `hdf5_worker.py` answers, which would end the process that it runs in."""
     from fastnn.formats import hdf5
 
@@ -97,7 +99,8 @@ def worker_here(task: dict[str, Any], data: bytes) -> bytes:
     ):
         runpy.run_path(str(hdf5._WORKER))["answer"](json.dumps(task))
     answer.flush()
-    return answer.buffer.getvalue().removeprefix(hdf5.READY)  # type: ignore[attr-defined]
+    said: bytes = answer.buffer.getvalue()  # type: ignore[attr-defined]
+    return said.partition(b"\n")[2], ""
 
 
 if __name__ == "__main__":

@@ -528,7 +528,9 @@ def keras_h5(data: bytes, rng: random.Random) -> bytes | None:
     """The stand-in for an HDF5 file: what is within the answer, or a refusal."""
     if rng.randrange(20) == 0:
         return sound_h5(rng)
-    answer: bytes | None = json.dumps({"expected": rng.choice(NAMES), "found": "x"}).encode()
+    words = rng.choice(NAMES)
+    refusal = rng.choice([{"expected": words, "found": "x"}, {"library": words}])
+    answer: bytes | None = json.dumps(refusal).encode()
     if rng.randrange(50):
         answer = mutated_container(data[64:], "model_config", rng)
     return None if answer is None else stand_in(answer)

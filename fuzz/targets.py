@@ -47,8 +47,8 @@ def stand_in(answer: bytes) -> bytes:
     return (start + end).ljust(_SUPERBLOCK, b"\0") + answer
 
 
-def _answer_within(task: dict[str, Any], data: bytes) -> bytes:
-    return data[_SUPERBLOCK:]
+def _answer_within(task: dict[str, Any], data: bytes) -> tuple[bytes, str]:
+    return data[_SUPERBLOCK:], ""
 
 
 def target(suffix: str, folder: Path) -> Callable[[bytes], str]:
