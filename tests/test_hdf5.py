@@ -179,8 +179,9 @@ HOSTILE = {
     "declared": (declared, "of 1073741824 bytes for shape (16384, 16384), found 0 stored"),
     "named type": (named_type, "groups and datasets"),
     "deep": (deep, "at most 16 deep"),
-    "long name": (weights_named("\1" * 5000), " ... "),
-    "many": (many, "at most 4096 objects"),
+    "name of 1,000 control characters": (weights_named("\1" * 1000), " ... "),
+    "long name": (weights_named("\1" * 5000), "names of at most 1024 bytes"),
+    "many": (many, "at most 4096 objects in such a file"),
 }  # fmt: skip
 
 
@@ -322,6 +323,16 @@ def test_whatever_becomes_of_the_worker(tmp_path, monkeypatch, fate):
         monkeypatch.setattr(hdf5, "_PATIENCE_FOR_READY", 0.5)
         monkeypatch.setattr(hdf5, "_PATIENCE", 1)
     refused(file_of(tmp_path, plain), text)
+
+
+def test_who_kills_the_worker_is_not_the_file(tmp_path, monkeypatch):
+    """As where a container runs out of memory."""
+    program = tmp_path / "program.py"
+    code = "import os; os.kill(os.getpid(), 9)"
+    program.write_text(f"print({hdf5_worker.READY.decode()!r}, flush=True)\n{code}")
+    monkeypatch.setattr(hdf5, "_WORKER", program)
+    with pytest.raises(MemoryError, match="SIGKILL"):
+        read(file_of(tmp_path, plain))
 
 
 LIMITED = """

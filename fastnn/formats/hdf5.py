@@ -16,6 +16,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -179,17 +180,25 @@ def _ask(task: dict[str, Any], data: bytes) -> tuple[bytes, str]:
         return answer.read(n_bytes), lacking
 
 
-def _no_worker(program: list[str], how: str) -> ImportError:
+def _no_worker(program: list[str], how: str) -> Exception:
     text = f"reading HDF5 takes another Python process with h5py, and {program[0]} {how}"
-    return ImportError(text)
+    return MemoryError(text) if "MemoryError" in how else ImportError(text)
 
 
 def _failure(how: str, lacking: str, status: int = 0) -> Exception:
-    """Of the library: the file's fault, unless the worker had less room than the file justifies."""
-    if lacking and -status != signal.SIGPROF:
+    """Of the library: the file's fault, unless the machine had too little for what it justifies."""
+    if -status == signal.SIGKILL:  # which no file can bring about
+        short = f"SIGKILL, as of a machine or a container without memory{lacking and ', or '}"
+    elif -status == signal.SIGPROF or not (status or re.search("alloc|[Mm]emory|[Ff]ile too", how)):
+        return Wrong("an intact HDF5 file", how)
+    else:
+        short = ""
+    if lacking:
+        short += f"{lacking}: see ulimit"
+    if short:
         return MemoryError(
-            f"reading HDF5 takes another process, which has too little room here ({lacking}: see "
-            f"ulimit) to know more than this: {how}"
+            f"reading HDF5 takes another process, which has too little room here ({short}) to know "
+            f"more than this: {how}"
         )
     return Wrong("an intact HDF5 file", how)
 

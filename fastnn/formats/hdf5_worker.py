@@ -26,33 +26,58 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from operator import truediv
-from typing import Any
+from typing import Any, NamedTuple
 
 READY = b"ready:"
 MAX_OBJECTS = 4096
 MAX_DEPTH = 16
+MAX_PATH = 1024  # bytes
 MAX_SIZE = 2**24  # of a dimension
 MAX_RATIO = 1032  # of deflate: 258 bytes for two bits
+# An object of a sound file takes hundreds of bytes, a sixth of them if it is deflated as a whole.
+OBJECTS, BYTES_PER_OBJECT = 64, 50
 # Of processor time for the file alone: the library may not come to an end on a damaged one. More is
-# granted for what was found to be sound, not for what a file claims or is filled up with: a sound
-# file takes a fifth at most (many small objects), one that Keras wrote a tenth. That is where it
-# took START to get ready; a machine that needs longer has longer.
+# given for what was found to be sound, not for what a file claims or is filled up with, and what is
+# left of it lapses. A sound file takes a third at most. That is where it took START to get ready; a
+# machine that needs longer has longer.
 START = 0.1
 SECONDS = 0.012
-SECONDS_PER_BYTE = 4e-9  # to copy the file
-SECONDS_PER_OBJECT = 0.0015
-SECONDS_PER_UNPACKED_BYTE = 2e-8
+SECONDS_PER_BYTE = 2e-9  # to copy the file, and to let go of it
+SECONDS_PER_OBJECT = 0.001
+SECONDS_PER_ENTRY = 1e-4  # of the header of what goes out
+SECONDS_PER_VALUE_BYTE = 5e-9
+SECONDS_PER_STORED_BYTE = 2e-8
+SECONDS_PER_CHUNK = 5e-5
 # By bytes of the file that was given, of which nobody can claim more than there are: to go through
 # the indices of chunks, and to unpack so many.
-SECONDS_PER_BYTE_OF_INDEX = 5e-8
-MOST_FOR_INDICES = 0.5
-SECONDS_PER_CHUNK = 5e-5
+SECONDS_PER_BYTE_OF_INDEX, MOST_FOR_INDICES = 5e-8, 0.5
 MOST_FOR_CHUNKS = 2e-6
 FLOATS = {2: "F16", 4: "F32", 8: "F64"}
 
 
 class Refused(Exception):
     """(expected, found)"""
+
+
+class Room(NamedTuple):
+    """What the contents of a file may take."""
+
+    n_objects: int
+    n_bytes: int  # of values
+    n_stored: int  # bytes of the whole file, which hold them
+    for_chunks: float  # seconds
+    allow: Callable[[float], None]  # more seconds, for what was found
+
+
+class Stored(NamedTuple):
+    """A dataset that may be read, and the bytes that it takes here and in the file."""
+
+    dataset: Any
+    shape: tuple[int, ...]
+    itemsize: int
+    n_bytes: int
+    n_stored: int
+    n_chunks: int
 
 
 def prepare(task: dict[str, Any]) -> Callable[[], Iterator[bytes | memoryview]]:
@@ -66,7 +91,7 @@ def prepare(task: dict[str, Any]) -> Callable[[], Iterator[bytes | memoryview]]:
         for encoding in ("ascii", "utf-8"):
             file.attrs.create(encoding, "text", dtype=h5py.string_dtype(encoding))
         file.create_dataset("group/values", data=[1.0], compression="gzip")
-        b"".join(contents(file, ["group"], ["ascii", "utf-8"], 8))
+        b"".join(contents(file, ["group"], ["ascii", "utf-8"], Room(8, 8, 99, 0, lambda _: None)))
 
     properties = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     properties.set_fapl_core(backing_store=False)
@@ -75,20 +100,22 @@ def prepare(task: dict[str, Any]) -> Callable[[], Iterator[bytes | memoryview]]:
     properties.set_cache(0, 1, 0, 0.0)
     clock = Clock(time.process_time() / START)
     data = sys.stdin.buffer.read()
+    n_file = task["file"]
+    n_objects = min(OBJECTS + n_file // BYTES_PER_OBJECT, MAX_OBJECTS)
+    room = Room(n_objects, task["bytes"], len(data), MOST_FOR_CHUNKS * n_file, clock.allow)
     least = SECONDS + SECONDS_PER_BYTE * len(data)
-    least += min(SECONDS_PER_BYTE_OF_INDEX * task["file"], MOST_FOR_INDICES)
-    for_chunks = MOST_FOR_CHUNKS * task["file"]
-    most = SECONDS_PER_OBJECT * MAX_OBJECTS + SECONDS_PER_UNPACKED_BYTE * task["bytes"]
-    lacking = confine(task["memory"], clock.pace * (least + most + for_chunks))
+    least += min(SECONDS_PER_BYTE_OF_INDEX * n_file, MOST_FOR_INDICES)
+    most = least + room.for_chunks + n_objects * (SECONDS_PER_OBJECT + SECONDS_PER_ENTRY)
+    most += room.n_bytes * SECONDS_PER_VALUE_BYTE + room.n_stored * SECONDS_PER_STORED_BYTE
+    lacking = confine(task["memory"], clock.pace * most)
     clock.start(least)
     sys.stdout.buffer.write(READY + " ".join(lacking).encode() + b"\n")
     sys.stdout.flush()
 
     def pieces() -> Iterator[bytes | memoryview]:
         properties.set_file_image(data)
-        wanted = task["groups"], task["attributes"], task["bytes"]
         with h5py.File(h5py.h5f.open(b"stdin", h5py.h5f.ACC_RDONLY, fapl=properties)) as file:
-            yield from contents(file, *wanted, clock.allow, for_chunks)
+            yield from contents(file, task["groups"], task["attributes"], room)
 
     return pieces
 
@@ -99,20 +126,25 @@ class Clock:
     def __init__(self, pace: float) -> None:
         """`pace`: how much longer than on a usual machine all things take."""
         self.pace = max(pace, 0.5)
-        self._end = 0.0
+        self._end = self._reserve = 0.0
 
     def start(self, seconds: float) -> None:
         """From here on, so many of a usual machine."""
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF, signal.SIGXCPU])
         self._end = time.process_time()
+        self._reserve = self.pace * seconds
         self.allow(seconds)
 
     def allow(self, seconds: float) -> None:
-        """So many more."""
-        self._end += self.pace * seconds
+        """So many more; nobody can save up more than what it started with."""
         # By a clock of ours: the kernel adds a tick, 4 ms or so, each time that a timer is set.
-        signal.setitimer(signal.ITIMER_PROF, max(self._end - time.process_time(), 1e-6))
+        left = self._end - time.process_time()
+        if left < 0:
+            signal.raise_signal(signal.SIGPROF)
+        left = min(left, self._reserve) + self.pace * seconds
+        self._end = time.process_time() + left
+        signal.setitimer(signal.ITIMER_PROF, left)
 
 
 def confine(memory: int, seconds: float) -> list[str]:
@@ -123,18 +155,19 @@ def confine(memory: int, seconds: float) -> list[str]:
     lacking = []
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
-    for what, limit in [
-        (resource.RLIMIT_AS, used + memory),
-        (resource.RLIMIT_FSIZE, 2 * memory),  # of what goes to stdout
-        (resource.RLIMIT_NOFILE, 3),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds)),
-    ]:
+    for name, limit in {
+        "RLIMIT_AS": used + memory,
+        "RLIMIT_FSIZE": 2 * memory,  # of what goes to stdout
+        "RLIMIT_NOFILE": 3,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_NPROC": 0,
+        "RLIMIT_CPU": math.ceil(time.process_time() + seconds),
+    }.items():
+        what = getattr(resource, name)
         most = resource.getrlimit(what)[1]  # which nobody may raise
         at_once = limit if most == resource.RLIM_INFINITY else min(limit, most)
-        if at_once < limit and what in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE):
-            lacking.append("RLIMIT_AS" if what == resource.RLIMIT_AS else "RLIMIT_FSIZE")
+        if at_once < limit:
+            lacking.append(name)
         # A second more of processor time to die of SIGXCPU, which says why, and not of SIGKILL.
         is_time = what == resource.RLIMIT_CPU and most == resource.RLIM_INFINITY
         resource.setrlimit(what, (at_once, at_once + is_time))
@@ -142,44 +175,42 @@ def confine(memory: int, seconds: float) -> list[str]:
 
 
 def contents(
-    file: Any,
-    groups: list[str],
-    attributes: list[str],
-    n_bytes: int,
-    allow: Callable[[float], None] = lambda _: None,
-    most_for_chunks: float = 0.0,
+    file: Any, groups: list[str], attributes: list[str], room: Room
 ) -> Iterator[bytes | memoryview]:
-    """The container, piece by piece: everything is checked before the first dataset is read.
-
-    `allow` gets the seconds that each object which was found, and the values, may take; those for
-    chunks are `most_for_chunks` at most.
-    """
+    """The container, piece by piece: everything is checked before the first dataset is read."""
     import numpy
 
-    datasets, left = {}, n_bytes
-    for path, dataset in objects(file, allow):
+    found: dict[str, Stored] = {}
+    n_bytes = n_stored = 0
+    for path, dataset in objects(file, room):
         if path.split("/")[0] in groups and not is_counter(dataset):
-            left -= checked_size(path, dataset)
-            if left < 0:
-                raise Refused(f"at most {n_bytes} bytes in all datasets", f"more, at {path}")
-            datasets[path] = dataset
+            one = found[path] = checked(path, dataset)
+            n_bytes, n_stored = n_bytes + one.n_bytes, n_stored + one.n_stored
+            if n_bytes > room.n_bytes:
+                raise Refused(f"at most {room.n_bytes} bytes in all datasets", f"more, at {path}")
+            if n_stored > room.n_stored:
+                raise Refused(f"datasets stored in {room.n_stored} bytes", f"more, at {path}")
     header: dict[str, Any] = {"__metadata__": texts(file, attributes)}
-    end = n_chunks = 0
-    for path, dataset in datasets.items():
-        start, end = end, end + math.prod(dataset.shape) * dataset.dtype.itemsize
-        dtype = FLOATS[dataset.dtype.itemsize]
-        if dataset.chunks:
-            n_chunks += math.prod(map(math.ceil, map(truediv, dataset.shape, dataset.chunks)))
-        header[path] = {"dtype": dtype, "shape": dataset.shape, "data_offsets": [start, end]}
-    allow(SECONDS_PER_UNPACKED_BYTE * end + min(SECONDS_PER_CHUNK * n_chunks, most_for_chunks))
+    room.allow(SECONDS_PER_ENTRY * len(found))
+    end = 0
+    for path, one in found.items():
+        start, end = end, end + one.n_bytes
+        dtype = FLOATS[one.itemsize]
+        header[path] = {"dtype": dtype, "shape": one.shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     yield struct.pack("<Q", len(text)) + text
-    for dataset in datasets.values():
-        values = numpy.ascontiguousarray(dataset[()], f"<f{dataset.dtype.itemsize}")
+    for_chunks = room.for_chunks
+    for one in found.values():
+        seconds = min(SECONDS_PER_CHUNK * one.n_chunks, for_chunks)
+        for_chunks -= seconds
+        seconds += one.n_bytes * SECONDS_PER_VALUE_BYTE + one.n_stored * SECONDS_PER_STORED_BYTE
+        room.allow(seconds + SECONDS_PER_OBJECT)
+        values = numpy.ascontiguousarray(one.dataset[()], f"<f{one.itemsize}")
         yield values.data.cast("B")  # no copy: there may be no room for one
+    room.allow(SECONDS_PER_ENTRY * len(found))  # to close them
 
 
-def objects(file: Any, allow: Callable[[float], None]) -> Iterator[tuple[str, Any]]:
+def objects(file: Any, room: Room) -> Iterator[tuple[str, Any]]:
     """All datasets of the file by their paths, reached by hard links only, each once."""
     from h5py import Dataset, h5d, h5g, h5l, h5o
 
@@ -190,13 +221,19 @@ def objects(file: Any, allow: Callable[[float], None]) -> Iterator[tuple[str, An
         folder, group, depth = groups.pop()
         # By the library's own calls: what h5py makes of them takes five times as long.
         links: list[tuple[bytes, int, Any]] = []
-        group.links.iterate(
-            lambda name, link, to=links: to.append((name, link.type, link.u)), info=True
-        )
-        if len(seen) + len(links) > MAX_OBJECTS:
-            raise Refused(f"at most {MAX_OBJECTS} objects", "more")
+        most = room.n_objects - len(seen)
+
+        def listed(name: bytes, link: Any, most: int = most, to: list[Any] = links) -> bool | None:
+            to.append((name, link.type, link.u))
+            return len(to) > most or None  # to stop
+
+        group.links.iterate(listed, info=True)
+        if len(links) > most:
+            raise Refused(f"at most {room.n_objects} objects in such a file", "more")
         for name, kind, address in links:
             path = folder + b"/" + name if folder else name
+            if len(path) > MAX_PATH:
+                raise Refused(f"names of at most {MAX_PATH} bytes", text_of(path[:80]))
             if kind != h5l.TYPE_HARD:
                 raise Refused("no soft or external links", f"one, {text_of(path)}")
             if address in seen:
@@ -208,7 +245,7 @@ def objects(file: Any, allow: Callable[[float], None]) -> Iterator[tuple[str, An
             child = h5o.open(group, name)
             if h5o.get_info(child).addr != address:
                 raise Refused("each name once", f"{text_of(path)} twice")
-            allow(SECONDS_PER_OBJECT)
+            room.allow(SECONDS_PER_OBJECT)
             if isinstance(child, h5g.GroupID):
                 if depth == MAX_DEPTH:
                     raise Refused(f"groups at most {MAX_DEPTH} deep", text_of(path))
@@ -231,8 +268,8 @@ def is_counter(dataset: Any) -> bool:
     return dataset.shape == () and dataset.id.get_type().get_class() == h5t.INTEGER
 
 
-def checked_size(path: str, dataset: Any) -> int:
-    """The bytes of a dataset, by what the file says of it; nothing is read yet."""
+def checked(path: str, dataset: Any) -> Stored:
+    """A dataset by what the file says of it; nothing is read yet."""
     from h5py import h5d, h5t, h5z
 
     # h5py makes Python objects of other types, even of bytes that only say that they are some.
@@ -253,7 +290,9 @@ def checked_size(path: str, dataset: Any) -> int:
     n_bytes, stored = math.prod(shape) * itemsize, dataset.id.get_storage_size()
     if n_bytes > stored * (MAX_RATIO if filters else 1):
         raise Refused(f"{path} of {n_bytes} bytes for shape {shape}", f"{stored} stored")
-    return n_bytes
+    chunks = dataset.chunks or shape
+    n_chunks = math.prod(map(math.ceil, map(truediv, shape, chunks)))
+    return Stored(dataset, shape, itemsize, n_bytes, stored, n_chunks)
 
 
 def texts(file: Any, names: list[str]) -> dict[str, str]:

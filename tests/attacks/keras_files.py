@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,11 +175,11 @@ def end_moved(n: int) -> bytes:
     return data[:40] + end.to_bytes(8, "little") + data[48:]
 
 
-def endless(data: bytes, n_bytes: int = 0) -> bytes:
+def endless(data: bytes, n_bytes: int = 0, tree: int | None = None) -> bytes:
     """A group of eight levels of B-tree, each node of which has the next one 32 times.
 
-    `data`: with a superblock of version 0, whose root group it becomes. 2^40 steps that need no
-    memory, in 5 kB; then zeros up to `n_bytes`.
+    `data`: with a superblock of version 0. `tree`: where the B-tree of that group is; None: it is
+    the root. 2^40 steps that need no memory, in 5 kB; then zeros up to `n_bytes`.
     """
     leaf = len(data)
     made = bytearray(data + b"SNOD" + struct.pack("<BxH", 1, 0) + bytes(8 * 40))
@@ -188,10 +189,45 @@ def endless(data: bytes, n_bytes: int = 0) -> bytes:
         node += struct.pack("<QQ", child, 0) * 32
         child = len(made)
         made += node
-    root = int.from_bytes(made[80:88], "little")
-    assert made[root : root + 4] == b"TREE"
-    made[root : root + len(node)] = node
+    at = int.from_bytes(made[80:88], "little") if tree is None else tree
+    assert made[at : at + 4] == b"TREE"
+    made[at : at + len(node)] = node
     made += bytes(max(n_bytes - len(made), 0))
+    made[40:48] = len(made).to_bytes(8, "little")
+    return bytes(made)
+
+
+def endless_at_last(n_groups: int) -> bytes:
+    """So many sound groups, and one that has no end when the others have been paid for."""
+
+    def fill(file: Any) -> None:
+        put(file, "layers/dense/vars/0", KERNEL)
+        put(file, "layers/dense/vars/1", BIAS)
+        for i in range(n_groups):
+            file.create_group(f"m{i:04}", track_order=True)
+        file.create_group("zzz")
+
+    data = image(fill)
+    return endless(data, tree=data.rindex(b"TREE" + struct.pack("<BBH", 0, 0, 0)))
+
+
+def same_chunks(n: int, n_bytes: int) -> bytes:
+    """A row of `n` weights, each of which is the same deflated `n_bytes`."""
+
+    def fill(file: Any) -> None:
+        values = np.arange(n, dtype=np.float32)[None]
+        put(file, "layers/dense/vars/0", values, chunks=(1, 1), compression="gzip")
+        put(file, "layers/dense/vars/1", BIAS)
+
+    made = bytearray(image(fill))
+    at, stream = len(made), zlib.compress(bytes(n_bytes), 9)
+    made += stream
+    node = made.index(b"TREE" + bytes([1, 0]))  # of chunks, a leaf
+    (used,) = struct.unpack_from("<H", made, node + 6)
+    assert used > 1
+    for entry in range(node + 24, node + 24 + 40 * used, 40):
+        struct.pack_into("<I", made, entry, len(stream))
+        struct.pack_into("<Q", made, entry + 32, at)
     made[40:48] = len(made).to_bytes(8, "little")
     return bytes(made)
 
@@ -456,6 +492,9 @@ KERAS_ATTACKS: dict[str, Attack] = {
     "endless group and 4 MB, deflated": keras(
         stored=endless(weights("earliest"), 2**22), method=DEFLATED
     ),
+    "100 groups, then an endless one": keras(stored=endless_at_last(100), method=DEFLATED),
+    "4,000 groups": lazily(lambda: keras(stored=endless_at_last(4000), method=DEFLATED)),
+    "60 chunks that are the same 20 MB": lazily(lambda: keras(stored=same_chunks(60, 20 * 2**20))),
     "kernel missing": keras(stored=weights(**{"0": None})),
     "kernel of integers": keras(stored=weights(**{"0": np.array([[0, 1]])})),
     "kernel of NaN": keras(stored=weights(**{"0": np.array([[np.nan, 1]], np.float32)})),
