@@ -3,6 +3,7 @@
 The files are made by h5py here; the fates of the worker are played by programs that take its place.
 """
 
+import base64
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import textwrap
 import time
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -235,6 +237,24 @@ def test_every_truncation_and_every_addition_is_refused(tmp_path):
         refused(data[:n], "")
     refused(data + b"\0", f"a file of {len(data)} bytes, as it says")
     refused(b" " + data, "an HDF5 file from the first byte on")
+
+
+# One float in model_weights/a, with a superblock of version 1, which h5py writes only if its library
+# is told to (H5Pset_istore_k): four bytes more before the addresses.
+VERSION_1 = """
+eNrr9HBx4+WS4mJkAAIODgYWBgEQi8GBAQH+Q8EEIVQ+TD4FSjNC6R4ovYYJJs4IlpOAigtC7UBXFxLk6gpS/R8N
+wB0C0cbAwTAKRiLwcHUMANERUD4sPZ1hQlWXm5+SmhNfnpqZnlFSjJQuHci0l5GBFWIGI4wPsZmRkREl3cNoZqA8
+iC2oYA9Nqw4MJtwMJv+ZIfKsQFGQPBMTEyTbQc1jZoQlbfQU3jGo4gFXfo5hgfBr2IjLzx6Co/l5ND8j8jO0eGeY
+w4aqLhEtf3mMBh2VwQf70TAYBaNgFIyCUTAKRg4I9vN3AbXmYW1wExbUthZ6m34UEBeOKsyjYUIOAAADRkyD
+"""
+
+
+def test_the_superblock_of_version_1():
+    data = zlib.decompress(base64.b64decode(VERSION_1))
+    assert data[8] == 1
+    _, arrays = read(data)
+    assert {name: array.tolist() for name, array in arrays.items()} == {"model_weights/a": [1.0]}
+    refused(data + b"\0", f"a file of {len(data)} bytes, as it says, found {len(data) + 1}")
 
 
 def test_flipped_bits_are_refused_or_change_values_only(tmp_path):

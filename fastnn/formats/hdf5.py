@@ -87,7 +87,7 @@ def _check_ends(start: bytes, n_bytes: int) -> None:
     """The signature at the beginning, and the end where the superblock says it is."""
     if start[:8] != _SIGNATURE or len(start) < _SUPERBLOCK:
         raise Wrong("an HDF5 file from the first byte on", quoted(start[:8]))
-    at = 40 if start[8] < 2 else 28  # the end of file address, for addresses of 8 bytes
+    at = {0: 40, 1: 44}.get(start[8], 28)  # the end of file address, for addresses of 8 bytes
     end = int.from_bytes(start[at : at + 8], "little")
     if end != n_bytes:
         raise Wrong(f"a file of {end} bytes, as it says", f"{n_bytes}")
