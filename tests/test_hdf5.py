@@ -239,8 +239,8 @@ def test_every_truncation_and_every_addition_is_refused(tmp_path):
     refused(b" " + data, "an HDF5 file from the first byte on")
 
 
-# One float in model_weights/a, with a superblock of version 1, which h5py writes only if its library
-# is told to (H5Pset_istore_k): four bytes more before the addresses.
+# One float in model_weights/a, with a superblock of version 1, which h5py writes only if its
+# library is told to (H5Pset_istore_k): four bytes more before the addresses.
 VERSION_1 = """
 eNrr9HBx4+WS4mJkAAIODgYWBgEQi8GBAQH+Q8EEIVQ+TD4FSjNC6R4ovYYJJs4IlpOAigtC7UBXFxLk6gpS/R8N
 wB0C0cbAwTAKRiLwcHUMANERUD4sPZ1hQlWXm5+SmhNfnpqZnlFSjJQuHci0l5GBFWIGI4wPsZmRkREl3cNoZqA8
@@ -363,7 +363,7 @@ LIMITED = """
     resource.setrlimit(getattr(resource, sys.argv[2]), [int(sys.argv[3])] * 2)
     try:
         print(len(hdf5.read(data, ["model_weights"], [], 2**30, len(data))[1]))
-    except (ImportError, MemoryError, OSError) as error:
+    except (ImportError, MemoryError) as error:
         print(type(error).__name__, error)
 """
 
@@ -372,7 +372,11 @@ LIMITED = """
     ("limit", "most", "options"),
     [
         ("RLIMIT_AS", range(2**27, 2**29, 2**25), {"data": np.ones(2**23, "f4")}),
-        ("RLIMIT_FSIZE", [2**17, 2**23], {"data": np.ones(2**18, "f4"), "compression": "gzip"}),
+        (
+            "RLIMIT_FSIZE",
+            [2**10, 2**17, 2**23],
+            {"data": np.ones(2**18, "f4"), "compression": "gzip"},
+        ),
     ],
 )
 def test_too_little_room_is_no_fault_of_the_file(tmp_path, limit, most, options):
@@ -386,7 +390,7 @@ def test_too_little_room_is_no_fault_of_the_file(tmp_path, limit, most, options)
             [sys.executable, "-c", textwrap.dedent(LIMITED), tmp_path / "sound.h5", limit,
              str(bytes_)], capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert "Wrong" not in done.stderr, done.stderr
+        assert done.stdout, done.stderr
         outcomes.append(done.stdout)
     assert any(one.startswith("MemoryError") and limit in one for one in outcomes), outcomes
     assert outcomes[-1] == "2\n", outcomes

@@ -138,8 +138,11 @@ def _ask(task: dict[str, Any], data: bytes) -> tuple[bytes, str]:
         os.fdopen(os.memfd_create("fastnn-arrays"), "r+b", buffering=0) as answer,
     ):
         written = 0
-        while written < len(data):
-            written += question.write(memoryview(data)[written:])
+        try:
+            while written < len(data):
+                written += question.write(memoryview(data)[written:])
+        except OSError as reason:
+            raise MemoryError(f"reading HDF5 takes a second copy of the file: {reason}") from reason
         question.seek(0)
         try:
             process = subprocess.Popen(
