@@ -132,9 +132,8 @@ class Clock:
         """From here on, so many of a usual machine."""
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF, signal.SIGXCPU])
-        self._end = time.process_time()
         self._reserve = self.pace * seconds
-        self.allow(seconds)
+        self._end_in(self._reserve)
 
     def allow(self, seconds: float) -> None:
         """So many more; nobody can save up more than what it started with."""
@@ -142,9 +141,11 @@ class Clock:
         left = self._end - time.process_time()
         if left < 0:
             signal.raise_signal(signal.SIGPROF)
-        left = min(left, self._reserve) + self.pace * seconds
-        self._end = time.process_time() + left
-        signal.setitimer(signal.ITIMER_PROF, left)
+        self._end_in(min(left, self._reserve) + self.pace * seconds)
+
+    def _end_in(self, seconds: float) -> None:
+        self._end = time.process_time() + seconds
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def confine(memory: int, seconds: float) -> list[str]:
