@@ -29,7 +29,7 @@ import numpy.typing as npt
 from fastnn.checks import most_unpacked
 from fastnn.formats import native
 from fastnn.formats.hdf5_worker import READY
-from fastnn.formats.model_file import Wrong, json_object, quoted
+from fastnn.formats.model_file import Wrong, json_object, quoted, shortened
 
 __all__ = ["precheck", "read"]
 
@@ -70,8 +70,8 @@ def read(
             raise Wrong("an intact HDF5 file", f"{len(answer)} bytes against it")
         refusal = json_object(answer, "the refusal")
         if "library" in refusal:
-            raise _failure(str(refusal["library"]), lacking)
-        raise Wrong(*(str(refusal.get(key)) for key in ("expected", "found")))
+            raise _failure(shortened(str(refusal["library"])), lacking)
+        raise Wrong(*(shortened(str(refusal.get(key))) for key in ("expected", "found")))
     metadata, tensors = native.container(answer)
     return metadata, {tensor.name: native.foreign_array(tensor) for tensor in tensors}
 

@@ -80,16 +80,21 @@ class ModelFile:
 class Wrong(Exception):
     """(expected, found): a flaw of a file, told without its name, which `formats.read` adds.
 
-    Both may hold words of the file: what is not printable in them is escaped, and what is long cut.
+    Both may hold words of the file: what is not printable in them is escaped.
     """
 
     def __init__(self, expected: str, found: str) -> None:
-        super().__init__(_shown(expected), _shown(found))
+        super().__init__(_printable(expected), _printable(found))
 
 
-def _shown(words: str) -> str:
-    text = words if words.isprintable() else ascii(words)[1:-1]
-    return text if len(text) <= 400 else f"{text[:200]} ... {text[-190:]}"
+def _printable(words: str) -> str:
+    return words if words.isprintable() else ascii(words)[1:-1]
+
+
+def shortened(words: str) -> str:
+    """The beginning and the end of a text that may quote a file at length."""
+    text = _printable(words)
+    return text if len(text) <= 400 else f"{text[:195]} ... {text[-195:]}"
 
 
 def checked(what: str, build: Callable[[], T]) -> T:
@@ -97,7 +102,7 @@ def checked(what: str, build: Callable[[], T]) -> T:
     try:
         return build()
     except (TypeError, ValueError, OverflowError) as reason:
-        raise Wrong(f"{what} to be sound", str(reason)) from None
+        raise Wrong(f"{what} to be sound", shortened(str(reason))) from None
 
 
 def quoted(value: object) -> str:
