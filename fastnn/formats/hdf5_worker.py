@@ -50,7 +50,7 @@ SECONDS_PER_STORED_BYTE = 2e-8
 SECONDS_PER_CHUNK = 5e-5
 # By bytes of the file that was given, of which nobody can claim more than there are: to go through
 # the indices of chunks, and to unpack so many.
-SECONDS_PER_BYTE_OF_INDEX, MOST_FOR_INDICES = 5e-8, 0.5
+SECONDS_PER_BYTE_OF_INDEX, MOST_FOR_INDICES = 1e-8, 0.5
 MOST_FOR_CHUNKS = 2e-6
 FLOATS = {2: "F16", 4: "F32", 8: "F64"}
 
