@@ -41,7 +41,7 @@ OBJECTS, BYTES_PER_OBJECT = 64, 50
 # left of it lapses. A sound file takes a third at most. That is where it took START to get ready; a
 # machine that needs longer has longer.
 START = 0.1
-SECONDS = 0.012
+SECONDS = 0.03  # a sound file's 2 to 10 ms, and what a busy machine may add at once
 SECONDS_PER_BYTE = 2e-9  # to copy the file, and to let go of it
 SECONDS_PER_OBJECT = 0.001
 SECONDS_PER_ENTRY = 1e-4  # of the header of what goes out

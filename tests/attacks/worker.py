@@ -7,7 +7,8 @@ name of the exception), `message`, CPU `seconds`, and `mib`, the peak of its res
 what it was before the first file. ROOM: MiB of address space above that; 0: no limit. HDF5 is read
 by a process of its own: what that takes to be ready, before it sees a file, is not in `seconds`; it
 is taken for less where one of the last files took less in all, and measured again for the next file
-after one that seemed to take long.
+after one that seemed to take long. Where it is more than USUAL, all else that the process takes is
+counted for as much less.
 A file that loads is used: a row is predicted, and has to be finite.
 """
 
@@ -26,7 +27,8 @@ from fastnn import idx
 from fastnn.formats import hdf5
 
 PAGE = resource.getpagesize()
-DOUBTFUL = 0.05  # seconds beyond what HDF5's process took for other files
+USUAL = 0.12  # seconds that HDF5's process takes to be ready
+DOUBTFUL = 0.05  # seconds beyond that
 
 
 def load(path: Path) -> None:
@@ -118,8 +120,10 @@ def main(room_mib: int) -> None:
         found, own, others = judge(Path(line.rstrip("\n")))
         if others:
             starts.append(others)
-        found["seconds"] = own + max(others - min(starts), 0)
-        if others > min(starts) + DOUBTFUL:  # the file, or a machine that is busier than it was
+        start = min(starts)
+        beyond = max(others - start, 0) * min(USUAL / start, 1) if others else 0
+        found["seconds"] = own + beyond
+        if beyond > DOUBTFUL:  # the file, or a machine that is busier than it was
             starts.clear()
             starts.append(start_of_hdf5())
         print(json.dumps({**found, "mib": (status("VmHWM") - idle) / 1024}), flush=True)
