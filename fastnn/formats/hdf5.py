@@ -190,17 +190,13 @@ def _no_worker(program: list[str], how: str) -> Exception:
 
 def _failure(how: str, lacking: str, status: int = 0) -> Exception:
     """Of the library: the file's fault, unless the machine had too little for what it justifies."""
-    if -status == signal.SIGKILL:  # which no file can bring about
-        short = f"SIGKILL, as of a machine or a container without memory{lacking and ', or '}"
-    elif -status == signal.SIGPROF or not (status or re.search("alloc|[Mm]emory|[Ff]ile too", how)):
-        return Wrong("an intact HDF5 file", how)
-    else:
-        short = ""
-    if lacking:
-        short += f"{lacking}: see ulimit"
-    if short:
+    is_killed = -status == signal.SIGKILL  # which no file can bring about
+    is_endless = -status == signal.SIGPROF
+    may_lack = bool(status) or re.search("alloc|[Mm]emory|[Ff]ile too", how) is not None
+    if is_killed or (lacking and may_lack and not is_endless):
+        why = f"{lacking}: see ulimit" if lacking else "of the machine or its container"
         return MemoryError(
-            f"reading HDF5 takes another process, which has too little room here ({short}) to know "
+            f"reading HDF5 takes another process, which has too little room here ({why}) to know "
             f"more than this: {how}"
         )
     return Wrong("an intact HDF5 file", how)
