@@ -387,7 +387,7 @@ LIMITED = """
 def test_too_little_room_is_no_fault_of_the_file(tmp_path, limit, most, options):
     """Limits of this process that nobody may raise, from such that no worker starts to enough."""
     if IS_SANITIZED and limit == "RLIMIT_AS":
-        pytest.skip("NOT TESTED: sanitizers need a lot of address space")
+        pytest.skip("NOT TESTED: sanitizers change how much address space is needed")
     (tmp_path / "sound.h5").write_bytes(file_of(tmp_path, weights(**options)))
     outcomes = []
     for bytes_ in most:
