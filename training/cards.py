@@ -443,6 +443,8 @@ def _recipe_rows(recipe: Any) -> Rows:
         value = getattr(recipe, field.name)
         if field.name in ("name", "seed", "n_conv", "kernel", "channels"):
             continue  # the file's seed counts; the rest is of teachers
+        if field.name in ("convolutions", "start") and not value:
+            continue  # few have them
         if dataclasses.is_dataclass(value):
             words = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(value).items())
         elif isinstance(value, tuple):

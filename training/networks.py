@@ -4,10 +4,13 @@ Invariant: every module maps float32 pixels in [0, 1] to logits; the arrays of `
 compute the same logits (weights of shape (inputs, outputs), to be used in this order).
 """
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn import functional
 
 from training.recipes import Recipe
 
@@ -19,13 +22,26 @@ def build(recipe: Recipe) -> nn.Sequential:
     if recipe.is_teacher:  # channels last: what oneDNN's and cuDNN's convolutions want
         teacher = _unpooled(recipe) if recipe.kernel else _pooled(recipe.n_conv)
         return teacher.to(memory_format=torch.channels_last)
-    return _dense(recipe)
+    return _student(recipe).to(memory_format=torch.channels_last)
 
 
-def _dense(recipe: Recipe) -> nn.Sequential:
-    steps: list[nn.Module] = [nn.Flatten()]
-    last = len(recipe.widths) - 2
-    for i, (n_inputs, n_outputs) in enumerate(zip(recipe.widths, recipe.widths[1:], strict=False)):
+def _student(recipe: Recipe) -> nn.Sequential:
+    steps: list[nn.Module] = []
+    n_inputs, width = 1, 28
+    for shared, n_outputs in zip(recipe.convolutions, recipe.widths[1:], strict=False):
+        steps += _convolution(
+            n_inputs, shared.channels, shared.kernel, shared.padding, shared.stride
+        )
+        n_inputs, width = (
+            shared.channels, (width + 2 * shared.padding - shared.kernel) // shared.stride + 1
+        )  # fmt: skip
+        if n_inputs * width * width != n_outputs:
+            given = f"{n_inputs} x {width} x {width}, not {n_outputs}"
+            raise ValueError(f"{recipe.name}: {shared} gives {given}")
+    steps.append(nn.Flatten())
+    rest = recipe.widths[len(recipe.convolutions) :]
+    last = len(rest) - 2
+    for i, (n_inputs, n_outputs) in enumerate(zip(rest, rest[1:], strict=False)):
         steps.append(nn.Linear(n_inputs, n_outputs))
         if i < last:
             if recipe.batch_norm:
@@ -36,8 +52,10 @@ def _dense(recipe: Recipe) -> nn.Sequential:
     return nn.Sequential(*steps)
 
 
-def _convolution(n_inputs: int, n_outputs: int, kernel: int, padding: int) -> list[nn.Module]:
-    conv = nn.Conv2d(n_inputs, n_outputs, kernel, padding=padding, bias=False)
+def _convolution(
+    n_inputs: int, n_outputs: int, kernel: int, padding: int, stride: int = 1
+) -> list[nn.Module]:
+    conv = nn.Conv2d(n_inputs, n_outputs, kernel, stride, padding, bias=False)
     return [conv, nn.BatchNorm2d(n_outputs), nn.ReLU()]
 
 
@@ -71,17 +89,46 @@ def _unpooled(recipe: Recipe) -> nn.Sequential:
 def dense_arrays(
     network: nn.Sequential,
 ) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-    """(weight (inputs, outputs), bias) per layer; batch norm folded in float64."""
+    """(weight (inputs, outputs), bias) per layer; batch norm folded in float64.
+
+    A convolution is the dense layer of the images that it makes of one pixel each: its weights,
+    shared, and zeros.
+    """
     layers: list[list[npt.NDArray[np.float64]]] = []
+    shape = (1, 28, 28)  # of what comes in, while there are images
+    n_places = 1  # that share a channel's batch norm
     for step in network:
         if isinstance(step, nn.Linear):
+            n_places = 1
             layers.append([_float64(step.weight).T, _float64(step.bias)])
-        elif isinstance(step, nn.BatchNorm1d):
+        elif isinstance(step, nn.Conv2d):
+            pixels = torch.eye(math.prod(shape), dtype=torch.float64).view(-1, *shape)
+            with torch.no_grad():
+                images = functional.conv2d(
+                    pixels, step.weight.double(), stride=step.stride, padding=step.padding
+                )
+            shape = images.shape[1:]
+            n_places = shape[1] * shape[2]
+            weight = images.flatten(1).numpy()
+            layers.append([weight, np.zeros(weight.shape[1])])
+        elif isinstance(step, nn.BatchNorm1d | nn.BatchNorm2d):
             gain = _float64(step.weight) / np.sqrt(_float64(step.running_var) + step.eps)
             weight, bias = layers[-1]
-            offset = (bias - _float64(step.running_mean)) * gain + _float64(step.bias)
-            layers[-1] = [weight * gain, offset]
+            gain, mean, beta = (
+                np.repeat(each, n_places)
+                for each in (gain, _float64(step.running_mean), _float64(step.bias))
+            )
+            layers[-1] = [weight * gain, (bias - mean) * gain + beta]
     return [(np.ascontiguousarray(w, np.float32), b.astype(np.float32)) for w, b in layers]
+
+
+def begin_with(network: nn.Sequential, arrays: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Put the arrays of another network of these widths into a dense one without batch norm."""
+    linear = [step for step in network if isinstance(step, nn.Linear)]
+    with torch.no_grad():
+        for step, (weight, bias) in zip(linear, arrays, strict=True):
+            step.weight.copy_(torch.from_numpy(weight.T))
+            step.bias.copy_(torch.from_numpy(bias))
 
 
 def _float64(tensor: torch.Tensor) -> npt.NDArray[np.float64]:

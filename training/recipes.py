@@ -19,6 +19,16 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """A hidden layer of a student with shared weights: a dense layer, most of it zeros."""
+
+    channels: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How one network is made. `widths` is empty for a convolutional teacher."""
 
@@ -40,6 +50,8 @@ class Recipe:
     jitter: int = 0  # pixels that a batch is moved by, beside the distortion
     wobble: Augmentation | None = None  # of copies, anew each time, so small that answers hold
     dropout: float = 0.0  # of hidden layers
+    convolutions: tuple[Convolution, ...] = ()  # the first layers of `widths`, with shared weights
+    start: str = ""  # the recipe whose trained weights this one begins with, as dense layers
     seed: int = 1
     n_conv: int = 0  # channels of the first stage of a teacher with pooling
     kernel: int = 0  # width of the convolutions of a teacher without
@@ -57,6 +69,7 @@ class Recipe:
 
 
 _TEACHERS = ("teacher-1", "teacher-2", "teacher-3")
+_BETTER = ("teacher-4", "teacher-5")
 _UNPOOLED = {  # kernel, channels; two of each
     name + more: kind
     for more in ("", "-b")
@@ -67,6 +80,7 @@ _UNPOOLED = {  # kernel, channels; two of each
     }.items()
 }
 _MILD = Augmentation(degrees=7.0, scale=0.08, shear=0.08, shift=1.0, elastic=0.6)
+_BETTER_SEE = Augmentation(degrees=9.0, scale=0.1, shear=0.1, shift=1.8, elastic=0.9)
 _STUDENTS = Augmentation(degrees=8.0, scale=0.1, shear=0.1, shift=1.5, elastic=0.8)
 _DISTILLED = {
     "teachers": _TEACHERS, "augmentation": _STUDENTS, "batch_norm": True, "average": 0.9995,
@@ -101,6 +115,9 @@ RECIPES = {
         *(Recipe(name, (), epochs=30, batch=200, learning_rate=3e-3, weight_decay=5e-4,
                  average=0.998, n_conv=24, seed=seed)
           for seed, name in enumerate(_TEACHERS, start=11)),
+        *(Recipe(name, (), epochs=50, batch=200, learning_rate=3e-3, weight_decay=5e-4,
+                 average=0.999, n_conv=32, augmentation=_BETTER_SEE, seed=seed)
+          for seed, name in enumerate(_BETTER, start=14)),
         *(Recipe(name, (), epochs=40, batch=250, learning_rate=3e-3, weight_decay=5e-4,
                  average=0.999, kernel=kernel, channels=channels, seed=seed)
           for seed, (name, (kernel, channels)) in enumerate(_UNPOOLED.items(), start=21)),
