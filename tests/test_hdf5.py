@@ -27,7 +27,7 @@ from fastnn.formats.model_file import Wrong
 
 h5py = pytest.importorskip("h5py", reason="NOT TESTED: needs the extra fastnn[keras]")
 
-from attacks.keras_files import add_object, endless  # noqa: E402
+from attacks.keras_files import add_object, dense, endless  # noqa: E402
 from attacks.worker import cpu_seconds, fastest, start_of_hdf5  # noqa: E402
 
 MAX = 2**30
@@ -165,7 +165,7 @@ HOSTILE = {
     "lzf": (weights(data=np.ones(100, "f4"), compression="lzf"), "the filters [32000]"),
     "checksum": (weights(data=np.ones(100, "f4"), fletcher32=True), "the filters [3]"),
     "scaled": (weights(data=np.ones(100, "f4"), scaleoffset=2), "the filters [6]"),
-    "integers": (weights(data=np.ones(3, "i8")), "of floats of 2, 4 or 8 bytes, found int64"),
+    "integers": (weights(data=np.ones(3, "i8")), "4 or 8 bytes or bfloat16, found int64"),
     "booleans": (weights(data=np.ones(3, bool)), "of floats"),
     "complex": (weights(data=np.ones(3, "c8")), "of floats"),
     "long double": (weights(data=np.ones(3, np.longdouble)), "of floats"),
@@ -250,6 +250,38 @@ w4aqLhEtf3mMBh2VwQf70TAYBaNgFIyCUTAKRg4I9vN3AbXmYW1wExbUthZ6m34UEBeOKsyjYUIOAAAD
 """
 
 
+def test_bfloat16_as_keras_stores_it(tmp_path):
+    """Opaque, and an attribute that says what; nothing else that is opaque is read."""
+    values = np.array([[1.5, -2.25, 3e38], [0, -0.0, 1e-40]], np.float32)
+    halves = (values.view(np.uint32) >> 16).astype(np.uint16)
+
+    def data(says, kind="V2"):
+        def fill(file):
+            dataset = file.create_dataset("model_weights/x", data=halves.view("V2").astype(kind))
+            if says is not None:
+                dataset.attrs["dtype"] = says
+
+        return file_of(tmp_path, fill)
+
+    (found,) = read(data("bfloat16"))[1].values()
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found.view(np.uint32) >> 16, halves)
+    for says in (None, "float16", ["bfloat16"], 3):
+        refused(data(says), "2, 4 or 8 bytes or bfloat16, found opaque ones of 2")
+    refused(data("bfloat16", "V3"), "found opaque ones of 3")
+
+
+def test_a_header_that_is_too_large_is_the_file_s_names(tmp_path):
+    def fill(file):
+        plain(file)
+        file.attrs["model_config"] = '"' * 600_000
+
+    data = file_of(tmp_path, fill)
+    with pytest.raises(Wrong) as caught:
+        hdf5.read(data, ["model_weights"], ["model_config"], MAX, len(data))
+    assert "names and attributes that make a header of at most 1048576" in caught.value.args[0]
+
+
 def test_the_superblock_of_version_1():
     data = zlib.decompress(base64.b64decode(VERSION_1))
     assert data[8] == 1
@@ -311,21 +343,26 @@ def test_a_worker_that_fails_in_the_middle_says_why(tmp_path, monkeypatch):
 
 # ---- the fates of the worker ---------------------------------------------------------------------
 
+DONE = hdf5_worker.DONE.decode()
 FATES = {
     "crash": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV on it"),
     "abort": ("import os; os.abort()", "died of SIGABRT on it"),
     "error": ("raise SystemExit(3)", "failed with status 3 on it"),
-    "silence": ("", "a header of 8 + n bytes within the file"),
-    "noise": ("print('x' * 1000)", "a header of"),
-    "nonsense": ("print('{')", "the refusal to be JSON"),
-    "numbers": ("print('{\"expected\": 1}')", "expected 1, found None"),
-    "many words": ("print('{\"expected\": [' + '[],' * 2**20 + '[]]}')", "bytes against it"),
+    "silence": ("", "it is not known which"),
+    "half an answer": ("print(':don')", "it is not known which"),
+    "nothing": (f"print({DONE!r}, end='')", "a header of 8 + n bytes within the file"),
+    "noise": (f"print('x' * 1000 + {DONE!r}, end='')", "a header of"),
+    "nonsense": (f"print('{{' + {DONE!r}, end='')", "the refusal to be JSON"),
+    "numbers": (f"print('{{\"expected\": 1}}' + {DONE!r}, end='')", "expected 1, found None"),
+    "many words": (
+        f"print('{{\"expected\": [' + '[],' * 2**20 + '[]]}}' + {DONE!r}, end='')",
+        "bytes against it",
+    ),
     "a signal without a name": ("import os; os.kill(os.getpid(), 40)", "died of signal 40 on it"),
-    "nest": ("print('{\"a\": ' + '[' * 50000)", "the refusal to be JSON"),
+    "nest": (f"print('{{\"a\": ' + '[' * 50000 + {DONE!r}, end='')", "lists in the refusal"),
     "flood": (
         "import sys\nfor _ in range(400): sys.stdout.write('{' * 2**20)", "bytes in it",
     ),
-    "wait": ("import time; time.sleep(60)", "no answer from the HDF5 library in 1 s"),
     "spin": (
         "import signal\nsignal.setitimer(signal.ITIMER_PROF, 0.05)\nwhile True: pass",
         "did not come to an end on it",
@@ -344,20 +381,55 @@ def test_whatever_becomes_of_the_worker(tmp_path, monkeypatch, fate):
     program.write_text(f"print({hdf5_worker.READY.decode()!r}, flush=True)\n{code}")
     monkeypatch.setattr(hdf5, "_WORKER", program)
     monkeypatch.setattr(hdf5, "_SPARE_MEMORY", 2**20)
-    if fate == "wait":
-        monkeypatch.setattr(hdf5, "_PATIENCE_FOR_READY", 0.5)
-        monkeypatch.setattr(hdf5, "_PATIENCE", 1)
     refused(file_of(tmp_path, plain), text)
+
+
+def test_a_worker_that_does_not_get_to_run_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    program = tmp_path / "program.py"
+    ready = hdf5_worker.READY.decode()
+    program.write_text(f"import time\nprint({ready!r}, flush=True)\ntime.sleep(60)")
+    monkeypatch.setattr(hdf5, "_WORKER", program)
+    monkeypatch.setattr(hdf5, "_PATIENCE_FOR_READY", 0.5)
+    monkeypatch.setattr(hdf5, "_PATIENCE", 1)
+    with pytest.raises(TimeoutError, match="too little of this machine to answer in 1 s"):
+        read(file_of(tmp_path, plain))
+
+
+def test_where_it_is_not_told_how_the_worker_ended(tmp_path):
+    """A sound file is read, a damaged one refused."""
+    code = """
+        import signal, sys
+        from pathlib import Path
+        from fastnn.formats import hdf5
+        from fastnn.formats.model_file import Wrong
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        for path in sys.argv[1:]:
+            data = Path(path).read_bytes()
+            try:
+                print(len(hdf5.read(data, ["model_weights"], [], 2**30, len(data))[1]))
+            except Wrong as error:
+                print(error.args[1])
+    """
+    data = file_of(tmp_path, plain)
+    (tmp_path / "sound.h5").write_bytes(data)
+    (tmp_path / "endless.h5").write_bytes(endless(data))
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), "sound.h5", "endless.h5"], cwd=tmp_path,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[0] == "1"
+    assert "it is not known which" in done.stdout.splitlines()[1]
 
 
 def test_who_kills_the_worker_is_not_the_file(tmp_path, monkeypatch):
     """As where a container runs out of memory."""
     program = tmp_path / "program.py"
     code = "import os; os.kill(os.getpid(), 9)"
-    program.write_text(f"print({hdf5_worker.READY.decode()!r}, flush=True)\n{code}")
-    monkeypatch.setattr(hdf5, "_WORKER", program)
-    with pytest.raises(MemoryError, match="SIGKILL"):
-        read(file_of(tmp_path, plain))
+    for before in ("", f"print({hdf5_worker.READY.decode()!r}, flush=True)\n"):
+        program.write_text(before + code)
+        monkeypatch.setattr(hdf5, "_WORKER", program)
+        with pytest.raises(MemoryError, match="SIGKILL"):
+            read(file_of(tmp_path, plain))
 
 
 LIMITED = """
@@ -378,6 +450,16 @@ LIMITED = """
     [
         ("RLIMIT_AS", range(2**27, 2**29, 2**26), {"data": np.ones(2**23, "f4")}),
         (
+            "RLIMIT_AS",
+            range(2**27, 2**28, 2**23),
+            {"data": np.random.default_rng(1).random(2**21, "f4"), "compression": "gzip"},
+        ),
+        (
+            "RLIMIT_DATA",
+            range(2**25, 2**27, 2**23),
+            {"data": np.random.default_rng(1).random(2**21, "f4"), "compression": "gzip"},
+        ),
+        (
             "RLIMIT_FSIZE",
             [2**10, 2**17, 2**23],
             {"data": np.ones(2**18, "f4"), "compression": "gzip"},
@@ -386,7 +468,7 @@ LIMITED = """
 )
 def test_too_little_room_is_no_fault_of_the_file(tmp_path, limit, most, options):
     """Limits of this process that nobody may raise, from such that no worker starts to enough."""
-    if IS_SANITIZED and limit == "RLIMIT_AS":
+    if IS_SANITIZED and limit != "RLIMIT_FSIZE":
         pytest.skip("NOT TESTED: sanitizers change how much address space is needed")
     (tmp_path / "sound.h5").write_bytes(file_of(tmp_path, weights(**options)))
     outcomes = []
@@ -581,7 +663,10 @@ def test_load_tells_the_file_and_the_format(tmp_path):
         ({"keras_version": None}, "a file of Keras 2 or 3"),
         ({"model_config": 3}, "the attribute model_config"),
         (
-            {"model_config": json.dumps({"activation": "hard_sigmoid"}), "keras_version": "2.15.0"},
+            {
+                "model_config": json.dumps(dense(activation="hard_sigmoid")),
+                "keras_version": "2.15.0",
+            },
             "activations that Keras 2 and 3 have in common, found hard_sigmoid",
         ),
     ]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastnn.formats.steps import MAX_DIAGONAL, Steps
+from fastnn.formats.steps import MAX_DIAGONAL, MAX_FOLDED, MAX_TOUCHED, Steps
 from fastnn.reference import forward
 
 
@@ -55,6 +55,31 @@ def test_computes(name):
     layers, got, want = run(chain, rng.normal(size=(20, 6)).astype(np.float32), 6)
     assert len(layers) == n_layers
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_are_scaled_once_for_all_the_steps_behind_them():
+    w = rng.normal(size=(700, 1000))
+    steps = Steps()
+    steps.linear(w)
+    for _ in range(MAX_FOLDED):
+        steps.affine(0.5, 0.1)
+    assert steps._linear[0] is w
+    (layer,) = steps.layers()
+    np.testing.assert_array_equal(layer.weight, (w * 0.5**MAX_FOLDED).astype(np.float32))
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+def test_steps_do_not_touch_many_values_again_and_again(is_before):
+    n = MAX_TOUCHED // 8
+    steps = Steps(n if is_before else 1)
+    if not is_before:
+        steps.linear(np.ones((1, n)))
+    for _ in range(9):  # numbers: of all values at once
+        steps.affine(0.5, 0.1)
+    for _ in range(7):
+        steps.affine(np.full(n, 2.0), 0.1)
+    with pytest.raises(ValueError, match=f"of more than {MAX_TOUCHED} values in all"):
+        steps.affine(np.full(n, 2.0), 0.1)
 
 
 def test_width():

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from fastnn.checks import most_unpacked
 from fastnn.formats import native
-from fastnn.formats.hdf5_worker import READY
+from fastnn.formats.hdf5_worker import DONE, READY
 from fastnn.formats.model_file import Wrong, json_object, quoted, shortened
 
 __all__ = ["precheck", "read"]
@@ -37,7 +37,8 @@ _WORKER = Path(__file__).absolute().with_name("hdf5_worker.py")
 _MARK = "FASTNN_HDF5_WORKER"  # in its environment
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCK = 64  # bytes, the least of any version with what is behind it
-_SPARE_MEMORY = 2**26  # of the worker, for the library's own needs
+_SPARE_MEMORY = 2**25  # of the worker, for the library's own needs
+_LACKS = "alloc|[Mm]emory|[Ff]ile too|filter returned"  # in the library's words: maybe no room
 _MOST_WORDS = 2**16  # bytes of a refusal
 _PATIENCE = 300  # seconds of waiting
 _PATIENCE_FOR_READY = 60
@@ -51,19 +52,12 @@ def read(
     `n_file`: the bytes of the file that was given, of which `data` may be a part, unpacked; they
     limit what the datasets may unpack to. Raises `Wrong` for what is no sound HDF5 file or too
     much, `ImportError` without h5py or another Python process that can use it, `MemoryError` where
-    limits of this machine leave that process less room than the file justifies, and it fails.
+    limits of this machine leave that process less room than the file justifies, and it fails,
+    `TimeoutError` where it does not get to run.
     """
     _check_ends(data[:_SUPERBLOCK], len(data))
     budget = min(max_bytes, most_unpacked(n_file))
-    task = {
-        "groups": groups,
-        "attributes": attributes,
-        "file": n_file,
-        "bytes": budget,
-        "memory": 2 * (budget + len(data)) + _SPARE_MEMORY,  # a chunk of all, say, and its values
-        "path": _folders(),
-    }
-    answer, lacking = _ask(task, data)
+    answer, lacking = _ask(_task(groups, attributes, n_file, budget, len(data)), data)
     # Of a container the first eight bytes are a length, and not all of them used; JSON has no NUL.
     if answer[:1] == b"{" and 0 not in answer[:8]:
         if len(answer) > _MOST_WORDS:
@@ -91,6 +85,20 @@ def _check_ends(start: bytes, n_bytes: int) -> None:
     end = int.from_bytes(start[at : at + 8], "little")
     if end != n_bytes:
         raise Wrong(f"a file of {end} bytes, as it says", f"{n_bytes}")
+
+
+def _task(
+    groups: list[str], attributes: list[str], n_file: int, budget: int, n_data: int
+) -> dict[str, Any]:
+    return {
+        "groups": groups,
+        "attributes": attributes,
+        "file": n_file,
+        "bytes": budget,
+        "header": native.MAX_HEADER_BYTES,
+        "memory": 2 * (budget + n_data) + _SPARE_MEMORY,  # a chunk of all, say, and its values
+        "path": _folders(),
+    }
 
 
 def _folders() -> list[str]:
@@ -170,29 +178,37 @@ def _ask(task: dict[str, Any], data: bytes) -> tuple[bytes, str]:
                 how = f"was not ready in {_PATIENCE_FOR_READY} s"
             else:
                 how = f"{_death(status)}: {words}" if status else f"gave another answer: {words!r}"
-            raise _no_worker(program, how)
+            raise _no_worker(program, how, status)
         lacking = ready.removeprefix(READY).decode(errors="replace").strip()
         if status is None:
-            found = f"no answer from the HDF5 library in {_PATIENCE} s"
-            raise Wrong("an intact HDF5 file", found)
+            # Of processor time it has little, and it waits for nothing.
+            raise TimeoutError(
+                f"reading HDF5 takes another process, which got too little of this machine to "
+                f"answer in {_PATIENCE} s: it is stopped, or there is too little memory"
+            )
         if status:
             raise _failure(f"the HDF5 library {_death(status)} on it", lacking, status)
-        n_bytes -= len(ready)
+        n_bytes -= len(ready) + len(DONE)
         if n_bytes > 8 + native.MAX_HEADER_BYTES + task["bytes"]:
             raise Wrong("an intact HDF5 file", f"{n_bytes} bytes in it")
-        return answer.read(n_bytes), lacking
+        found = answer.read(max(n_bytes, 0))
+        if answer.read() != DONE:  # SIGCHLD is ignored, or another thread waits for any child
+            how = "the HDF5 library did not end as it should, or was killed: it is not known which"
+            raise Wrong("an intact HDF5 file", how)
+        return found, lacking
 
 
-def _no_worker(program: list[str], how: str) -> Exception:
+def _no_worker(program: list[str], how: str, status: int | None = None) -> Exception:
     text = f"reading HDF5 takes another Python process with h5py, and {program[0]} {how}"
-    return MemoryError(text) if "MemoryError" in how else ImportError(text)
+    may_lack = "MemoryError" in how or status == -signal.SIGKILL
+    return MemoryError(text) if may_lack else ImportError(text)
 
 
 def _failure(how: str, lacking: str, status: int = 0) -> Exception:
     """Of the library: the file's fault, unless the machine had too little for what it justifies."""
     is_killed = -status == signal.SIGKILL  # which no file can bring about
     is_endless = -status == signal.SIGPROF
-    may_lack = bool(status) or re.search("alloc|[Mm]emory|[Ff]ile too", how) is not None
+    may_lack = bool(status) or re.search(_LACKS, how) is not None
     if is_killed or (lacking and may_lack and not is_endless):
         why = f"{lacking}: see ulimit" if lacking else "of the machine or its container"
         return MemoryError(

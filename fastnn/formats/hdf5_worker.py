@@ -5,14 +5,14 @@
 The file comes on stdin. To stdout go, once nothing is missing but the file, a line of READY and the
 limits of this machine that leave less than the file justifies; then what is in it: as a safetensors
 container, the datasets under their paths and the wanted attributes of the root group as its
-metadata; or as a JSON object, what was expected and what was found, or the words of the library.
-Without READY it is words on what this machine lacks.
+metadata; or as a JSON object, what was expected and what was found, or the words of the library;
+and DONE. Without READY it is words on what this machine lacks.
 
 Invariant: before the file is looked at, this process gives up allocating more than it justifies,
 running for longer than that and opening any file at all, so nothing that it names can be reached.
-Only plain datasets get out: floats, stored in this file, contiguous or deflated, as many bytes as
-their shape needs and their storage can hold; no soft or external link, no virtual or external
-dataset, no other filter.
+Only plain datasets get out: floats, stored in this file, plain or deflated, as many bytes as their
+shape needs and their storage can hold; no soft or external link, no virtual or external dataset, no
+other filter.
 """
 
 import gc
@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from operator import truediv
 from typing import Any, NamedTuple
 
-READY = b"ready:"
+READY, DONE = b"ready:", b":done"
 MAX_OBJECTS = 4096
 MAX_DEPTH = 16
 MAX_PATH = 1024  # bytes
@@ -38,21 +38,24 @@ MAX_RATIO = 1032  # of deflate: 258 bytes for two bits
 OBJECTS, BYTES_PER_OBJECT = 64, 50
 # Of processor time for the file alone: the library may not come to an end on a damaged one. More is
 # given for what was found to be sound, not for what a file claims or is filled up with, and what is
-# left of it lapses. A sound file takes a third at most. That is where it took START to get ready; a
-# machine that needs longer has longer.
-START = 0.1
+# left of it lapses. A sound file takes half at most. That is where it took START to get ready, and
+# WARM_UP of it after the imports; what takes longer for both has longer for the file. (One alone
+# says little: without bytecode the imports take five times as long.)
+START, WARM_UP = 0.1, 0.0035
 SECONDS = 0.03  # a sound file's 2 to 10 ms, and what a busy machine may add at once
 SECONDS_PER_BYTE = 2e-9  # to copy the file, and to let go of it
-SECONDS_PER_OBJECT = 0.001
+SECONDS_PER_OBJECT = 3e-4  # to find it, and again to read it
 SECONDS_PER_ENTRY = 1e-4  # of the header of what goes out
 SECONDS_PER_VALUE_BYTE = 5e-9
-SECONDS_PER_STORED_BYTE = 2e-8
+SECONDS_PER_DEFLATED_BYTE = 2e-8
 SECONDS_PER_CHUNK = 5e-5
 # By bytes of the file that was given, of which nobody can claim more than there are: to go through
-# the indices of chunks, and to unpack so many.
+# the indices of chunks, to unpack so many, and to inflate what is in them.
 SECONDS_PER_BYTE_OF_INDEX, MOST_FOR_INDICES = 1e-8, 0.5
 MOST_FOR_CHUNKS = 2e-6
+MOST_FOR_DEFLATED = 2 * SECONDS_PER_DEFLATED_BYTE
 FLOATS = {2: "F16", 4: "F32", 8: "F64"}
+BFLOAT16 = "BF16"  # opaque bytes, of which Keras says in an attribute what they are
 
 
 class Refused(Exception):
@@ -65,18 +68,23 @@ class Room(NamedTuple):
     n_objects: int
     n_bytes: int  # of values
     n_stored: int  # bytes of the whole file, which hold them
+    n_header: int  # bytes, of the container's
     for_chunks: float  # seconds
+    for_deflated: float  # seconds
     allow: Callable[[float], None]  # more seconds, for what was found
 
 
 class Stored(NamedTuple):
-    """A dataset that may be read, and the bytes that it takes here and in the file."""
+    """A dataset that may be read, and the bytes that it takes here and in the file.
 
-    dataset: Any
+    It is not kept open: that would take 20 KB for each.
+    """
+
+    dtype: str  # of safetensors
     shape: tuple[int, ...]
-    itemsize: int
     n_bytes: int
     n_stored: int
+    n_deflated: int
     n_chunks: int
 
 
@@ -87,26 +95,32 @@ def prepare(task: dict[str, Any]) -> Callable[[], Iterator[bytes | memoryview]]:
 
     # What is imported or looked up at its first use is, before the doors are closed.
     # The library looks on the disk for a file of the name, where none can be.
+    imported = time.process_time()
     with h5py.File("/dev/null/file", "w", driver="core", backing_store=False) as file:
         for encoding in ("ascii", "utf-8"):
             file.attrs.create(encoding, "text", dtype=h5py.string_dtype(encoding))
         file.create_dataset("group/values", data=[1.0], compression="gzip")
-        b"".join(contents(file, ["group"], ["ascii", "utf-8"], Room(8, 8, 99, 0, lambda _: None)))
+        enough = Room(8, 8, 99, 999, 0, 0, lambda _: None)
+        b"".join(contents(file, ["group"], ["ascii", "utf-8"], enough))
+    now = time.process_time()
+    clock = Clock(min(now / START, (now - imported) / WARM_UP))
 
     properties = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     properties.set_fapl_core(backing_store=False)
     # Each dataset is read once and whole, so no chunk is kept, nor a table to find it in: 64 KB for
     # each that is open.
     properties.set_cache(0, 1, 0, 0.0)
-    clock = Clock(time.process_time() / START)
     data = sys.stdin.buffer.read()
     n_file = task["file"]
     n_objects = min(OBJECTS + n_file // BYTES_PER_OBJECT, MAX_OBJECTS)
-    room = Room(n_objects, task["bytes"], len(data), MOST_FOR_CHUNKS * n_file, clock.allow)
+    room = Room(
+        n_objects, task["bytes"], len(data), task["header"],
+        MOST_FOR_CHUNKS * n_file, MOST_FOR_DEFLATED * n_file, clock.allow,
+    )  # fmt: skip
     least = SECONDS + SECONDS_PER_BYTE * len(data)
     least += min(SECONDS_PER_BYTE_OF_INDEX * n_file, MOST_FOR_INDICES)
-    most = least + room.for_chunks + n_objects * (SECONDS_PER_OBJECT + SECONDS_PER_ENTRY)
-    most += room.n_bytes * SECONDS_PER_VALUE_BYTE + room.n_stored * SECONDS_PER_STORED_BYTE
+    most = least + n_objects * 2 * (SECONDS_PER_OBJECT + SECONDS_PER_ENTRY)
+    most += room.n_bytes * SECONDS_PER_VALUE_BYTE + room.for_chunks + room.for_deflated
     lacking = confine(task["memory"], clock.pace * most)
     clock.start(least)
     sys.stdout.buffer.write(READY + " ".join(lacking).encode() + b"\n")
@@ -155,9 +169,11 @@ def confine(memory: int, seconds: float) -> list[str]:
     """
     lacking = []
     with open("/proc/self/statm") as file:
-        used = int(file.read().split()[0]) * resource.getpagesize()
+        pages = file.read().split()
+    used, used_for_data = (int(pages[i]) * resource.getpagesize() for i in (0, 5))
     for name, limit in {
         "RLIMIT_AS": used + memory,
+        "RLIMIT_DATA": used_for_data + memory,
         "RLIMIT_FSIZE": 2 * memory,  # of what goes to stdout
         "RLIMIT_NOFILE": 3,
         "RLIMIT_CORE": 0,
@@ -179,39 +195,60 @@ def contents(
     file: Any, groups: list[str], attributes: list[str], room: Room
 ) -> Iterator[bytes | memoryview]:
     """The container, piece by piece: everything is checked before the first dataset is read."""
-    import numpy
+    from h5py import h5o
 
-    found: dict[str, Stored] = {}
+    found: dict[bytes, Stored] = {}
     n_bytes = n_stored = 0
     for path, dataset in objects(file, room):
-        if path.split("/")[0] in groups and not is_counter(dataset):
-            one = found[path] = checked(path, dataset)
+        if path.split(b"/")[0].decode(errors="replace") in groups and not is_counter(dataset):
+            one = found[path] = checked(text_of(path), dataset)
             n_bytes, n_stored = n_bytes + one.n_bytes, n_stored + one.n_stored
             if n_bytes > room.n_bytes:
-                raise Refused(f"at most {room.n_bytes} bytes in all datasets", f"more, at {path}")
+                raise Refused(
+                    f"at most {room.n_bytes} bytes in all datasets", f"more, at {text_of(path)}"
+                )
             if n_stored > room.n_stored:
-                raise Refused(f"datasets stored in {room.n_stored} bytes", f"more, at {path}")
+                raise Refused(
+                    f"datasets stored in {room.n_stored} bytes", f"more, at {text_of(path)}"
+                )
     header: dict[str, Any] = {"__metadata__": texts(file, attributes)}
     room.allow(SECONDS_PER_ENTRY * len(found))
     end = 0
     for path, one in found.items():
         start, end = end, end + one.n_bytes
-        dtype = FLOATS[one.itemsize]
-        header[path] = {"dtype": dtype, "shape": one.shape, "data_offsets": [start, end]}
+        span = {"dtype": one.dtype, "shape": one.shape, "data_offsets": [start, end]}
+        header[text_of(path)] = span
     text = json.dumps(header).encode()
+    if len(text) > room.n_header:
+        expected = f"names and attributes that make a header of at most {room.n_header} bytes"
+        raise Refused(expected, f"{len(text)}")
     yield struct.pack("<Q", len(text)) + text
-    for_chunks = room.for_chunks
-    for one in found.values():
+    for_chunks, for_deflated = room.for_chunks, room.for_deflated
+    for path, one in found.items():
         seconds = min(SECONDS_PER_CHUNK * one.n_chunks, for_chunks)
         for_chunks -= seconds
-        seconds += one.n_bytes * SECONDS_PER_VALUE_BYTE + one.n_stored * SECONDS_PER_STORED_BYTE
+        inflating = min(SECONDS_PER_DEFLATED_BYTE * one.n_deflated, for_deflated)
+        for_deflated -= inflating
+        seconds += inflating + one.n_bytes * SECONDS_PER_VALUE_BYTE
         room.allow(seconds + SECONDS_PER_OBJECT)
-        values = numpy.ascontiguousarray(one.dataset[()], f"<f{one.itemsize}")
-        yield values.data.cast("B")  # no copy: there may be no room for one
-    room.allow(SECONDS_PER_ENTRY * len(found))  # to close them
+        yield values(h5o.open(file.id, path), one)
+    room.allow(SECONDS_PER_ENTRY * len(found))  # to let go of it all
 
 
-def objects(file: Any, room: Room) -> Iterator[tuple[str, Any]]:
+def values(dataset: Any, one: Stored) -> memoryview:
+    """All of its bytes, little-endian in C order; no copy: there may be no room for one."""
+    import numpy
+    from h5py import Dataset, h5s
+
+    if one.dtype == BFLOAT16:  # as bytes of their own type, so that nothing is converted
+        opaque = numpy.empty(one.shape, "<u2")
+        dataset.read(h5s.ALL, h5s.ALL, opaque, dataset.get_type())
+        return opaque.data.cast("B")
+    array = Dataset(dataset)[()]
+    return numpy.ascontiguousarray(array, array.dtype.newbyteorder("<")).data.cast("B")
+
+
+def objects(file: Any, room: Room) -> Iterator[tuple[bytes, Any]]:
     """All datasets of the file by their paths, reached by hard links only, each once."""
     from h5py import Dataset, h5d, h5g, h5l, h5o
 
@@ -252,7 +289,7 @@ def objects(file: Any, room: Room) -> Iterator[tuple[str, Any]]:
                     raise Refused(f"groups at most {MAX_DEPTH} deep", text_of(path))
                 groups.append((path, child, depth + 1))
             elif isinstance(child, h5d.DatasetID):
-                yield text_of(path), Dataset(child)
+                yield path, Dataset(child)
             else:
                 raise Refused("groups and datasets", text_of(path))
 
@@ -274,11 +311,18 @@ def checked(path: str, dataset: Any) -> Stored:
     from h5py import h5d, h5t, h5z
 
     # h5py makes Python objects of other types, even of bytes that only say that they are some.
-    kind = dataset.id.get_type().get_class()
-    if kind != h5t.FLOAT or dataset.dtype.itemsize not in FLOATS:
-        found = str(dataset.dtype) if kind in (h5t.FLOAT, h5t.INTEGER) else "another type"
-        raise Refused(f"{path} of floats of 2, 4 or 8 bytes", found)
-    itemsize, shape, how = dataset.dtype.itemsize, dataset.shape, dataset.id.get_create_plist()
+    kind, itemsize = dataset.id.get_type().get_class(), dataset.id.get_type().get_size()
+    if kind == h5t.OPAQUE and itemsize == 2 and texts(dataset, ["dtype"]) == {"dtype": "bfloat16"}:
+        dtype = BFLOAT16
+    elif kind == h5t.FLOAT and dataset.dtype.itemsize in FLOATS:
+        itemsize = dataset.dtype.itemsize
+        dtype = FLOATS[itemsize]
+    else:
+        found = f"opaque ones of {itemsize}" if kind == h5t.OPAQUE else "another type"
+        if kind in (h5t.FLOAT, h5t.INTEGER):
+            found = str(dataset.dtype)
+        raise Refused(f"{path} of floats of 2, 4 or 8 bytes or bfloat16", found)
+    shape, how = dataset.shape, dataset.id.get_create_plist()
     if shape is None or len(shape) > 2 or not all(1 <= n <= MAX_SIZE for n in shape):
         raise Refused(f"{path} of at most 2 sizes from 1 to {MAX_SIZE}", f"shape {shape}")
     if how.get_layout() not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
@@ -293,19 +337,19 @@ def checked(path: str, dataset: Any) -> Stored:
         raise Refused(f"{path} of {n_bytes} bytes for shape {shape}", f"{stored} stored")
     chunks = dataset.chunks or shape
     n_chunks = math.prod(map(math.ceil, map(truediv, shape, chunks)))
-    return Stored(dataset, shape, itemsize, n_bytes, stored, n_chunks)
+    return Stored(dtype, shape, n_bytes, stored, stored if filters else 0, n_chunks)
 
 
-def texts(file: Any, names: list[str]) -> dict[str, str]:
+def texts(owner: Any, names: list[str]) -> dict[str, str]:
     """Those of the attributes that are there and are one string; no other is looked at."""
     from h5py import h5t
 
     found = {}
     for name in names:
-        if name in file.attrs:
-            attribute = file.attrs.get_id(name)
+        if name in owner.attrs:
+            attribute = owner.attrs.get_id(name)
             if attribute.get_type().get_class() == h5t.STRING and attribute.shape == ():
-                value = file.attrs[name]
+                value = owner.attrs[name]
                 found[name] = value.decode() if isinstance(value, bytes) else str(value)
     return found
 
@@ -330,6 +374,9 @@ def answer(task: str) -> None:
             sys.stdout.buffer.truncate()
             sys.stdout.write(json.dumps(refusal))
     sys.stdout.flush()
+    if start:
+        sys.stdout.buffer.write(DONE)
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -114,8 +114,10 @@ class Weights(Protocol):
     def __call__(self, place: Place, names: Sequence[str]) -> list[_Array]: ...
 
 
-def layers(config: dict[str, Any], weights: Weights) -> list[Dense]:
-    """The layers of the model with this configuration. Raises `Wrong`."""
+def layers(config: dict[str, Any], weights: Weights, changed: Sequence[str] = ()) -> list[Dense]:
+    """The layers of the model with this configuration, by a Keras that had other activations of
+    the names `changed`. Raises `Wrong`.
+    """
     chain = list(_chain(config, ()))
     if len(chain) > 16 * MAX_LAYERS:
         raise Wrong(f"at most {16 * MAX_LAYERS} layers", f"{len(chain)}")
@@ -123,6 +125,8 @@ def layers(config: dict[str, Any], weights: Weights) -> list[Dense]:
     is_flat = not _has_axes(chain)
     for place, kind, settings in chain:
         what = f"the layer {quoted(place[-1].name)}, a {kind},"
+        if settings.get("activation") in changed:
+            raise Wrong("activations that Keras 2 and 3 have in common", settings["activation"])
         is_flat = is_flat or kind == "Flatten"
         if not is_flat and settings.get("axis") in (1, [1]):
             raise Wrong(f"{what} over the last axis, -1", "axis 1 of values in more than one axis")

@@ -39,8 +39,7 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
     version = attributes.get("keras_version", "")
     if version[:2] not in ("2.", "3."):
         raise Wrong("a file of Keras 2 or 3", f"version {quoted(version)}")
-    if version[0] == "2":
-        _check_keras_2(config)
+    changed = ("hard_sigmoid",) if version[0] == "2" else ()  # Keras 3 computes it otherwise
 
     by_name: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for path in arrays:
@@ -59,17 +58,4 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
             found.append(arrays[paths[0]])
         return found
 
-    return checked("the model", lambda: ModelFile(keras.layers(config, weights)))
-
-
-def _check_keras_2(config: Any) -> None:
-    """Refuses what Keras 2 computed otherwise under the same name."""
-    todo = [config]
-    while todo:
-        value = todo.pop()
-        if value == "hard_sigmoid":
-            raise Wrong("activations that Keras 2 and 3 have in common", "hard_sigmoid")
-        if isinstance(value, dict):
-            todo += value.values()
-        elif isinstance(value, list):
-            todo += value
+    return checked("the model", lambda: ModelFile(keras.layers(config, weights, changed)))

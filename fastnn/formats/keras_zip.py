@@ -34,10 +34,8 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
                 raise Wrong(f"{name} of at most {_MAX_JSON_BYTES} bytes", found)
             texts.append(archive.unpacked(zipped, by_name[name]))
         stored = archive.unpacked(zipped, by_name[_WEIGHTS])
-    metadata, config = (
-        json_object(text, name, keras.MAX_OBJECTS)
-        for text, name in zip(texts, (_METADATA, _CONFIG), strict=True)
-    )
+    metadata = json_object(texts[0], _METADATA)
+    config = json_object(texts[1], _CONFIG, keras.MAX_OBJECTS)
     version = metadata.get("keras_version")
     if not isinstance(version, str) or not version.startswith("3."):
         raise Wrong("a file of Keras 3", f"version {quoted(version)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -114,8 +115,19 @@ def quoted(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+
+
+def _n_lists(text: str, enough: int) -> int:
+    """How many lists a JSON text has, or at most."""
+    n = text.count("[")
+    return n if n <= enough else _STRING.sub("", text).count("[")
+
+
 def json_object(text: str | bytes, what: str, most: int = _MAX_OBJECTS) -> dict[str, Any]:
-    """A JSON object of at most `most` objects, without a duplicate key, NaN or Infinity."""
+    """A JSON object of at most `most` objects, itself among them, and twice as many lists, without
+    a duplicate key, NaN or Infinity.
+    """
 
     n_objects = 0
 
@@ -136,6 +148,8 @@ def json_object(text: str | bytes, what: str, most: int = _MAX_OBJECTS) -> dict[
     try:
         # bytes are decoded here: json.loads would guess UTF-16 and UTF-32 as well.
         decoded = text if isinstance(text, str) else text.decode()
+        if _n_lists(decoded, 2 * most) > 2 * most:  # before there are any
+            raise Wrong(f"at most {2 * most} lists in {what}", "more")
         found = json.loads(decoded, object_pairs_hook=unique, parse_constant=constant)
     except (ValueError, RecursionError) as reason:
         raise Wrong(f"{what} to be JSON", quoted(str(reason))) from None

@@ -12,7 +12,8 @@ Invariant: all of it is float64 until `layers()`, which rounds each weight once.
 without a product before it gets a layer that multiplies by one (a diagonal), but for at most
 `MAX_DIAGONAL` values, and as many weights as one such layer has, in all of a network: a file of a
 few bytes must not become large matrices. Nor may it touch large ones again and again: at most
-`MAX_FOLDED` steps go into the weights of one layer.
+`MAX_FOLDED` steps go into one layer, and what is to be multiplied into the outputs of a product is
+kept as numbers for each of them until the layer is closed.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ import numpy.typing as npt
 from fastnn.formats.model_file import MAX_LAYERS
 from fastnn.layers import Dense
 
-__all__ = ["MAX_DIAGONAL", "MAX_FOLDED", "Steps"]
+__all__ = ["MAX_DIAGONAL", "MAX_FOLDED", "MAX_TOUCHED", "Steps"]
 
 MAX_DIAGONAL = 1024
 MAX_FOLDED = 64
+MAX_TOUCHED = 2**22
 
 _Float64 = npt.NDArray[np.float64]
 _Range = tuple[float, float]
@@ -51,8 +53,12 @@ class Steps:
         self._n_diagonal = 0  # weights of diagonal layers so far
         self._done: list[tuple[_Float64, _Float64, str, dict[str, float]]] = []
         self._linear: tuple[_Float64, _Float64] | None = None  # no activation yet
-        self._affine: tuple[_Float64, _Float64] | None = None  # no product yet
-        self._n_folded = 0  # steps that became part of the open product
+        # Scale and shift, of one value or of all: of what the next product takes, while none is
+        # open, and of what the open one gives.
+        self._affine: tuple[_Float64, _Float64] | None = None
+        self._after: tuple[_Float64, _Float64] | None = None
+        self._n_folded = 0  # steps that became part of the open layer
+        self._n_touched = 0  # values that these worked on, but the first two of each layer
         self._quantized: _Range | None = None  # what the next product takes
         self._range: _Range | None = None  # what the open product takes
         self._ranges: list[_Range | None] = []
@@ -75,12 +81,13 @@ class Steps:
             raise ValueError(f"weight has shape {w.shape}, wanted (inputs, outputs)")
         self._fits(w.shape[0], "weight")
         b = _per_value(0.0 if bias is None else bias, w.shape[1], "bias")
+        b = np.broadcast_to(b, w.shape[1:])
         if self._affine is not None:
             scale, shift = self._affine
             w, b = scale[:, None] * w, b + np.broadcast_to(shift, w.shape[:1]) @ w
             self._affine = None
         if self._linear is not None:
-            v, a = self._linear
+            v, a = self._product()
             is_less = v.shape[0] * w.shape[1] <= v.size + w.size
             if self._merge and self._quantized is None and is_less:
                 self._fold()
@@ -118,16 +125,14 @@ class Steps:
             n = max(np.size(scale), np.size(shift))
             self._n = n if n > 1 else None
         s, t = _per_value(scale, n, "scale"), _per_value(shift, n, "offset")
-        if self._linear is not None:
-            self._fold()
-            w, b = self._linear
-            is_shift = bool((s == 1).all())  # a bias, which needs no copy of the weights
-            self._linear = (w if is_shift else w * s, b * s + t)
-        elif self._affine is not None:
-            before = self._affine
-            self._affine = (before[0] * s, before[1] * s + t)
-        else:
+        before = self._affine if self._linear is None else self._after
+        if before is not None:
+            s, t = before[0] * s, before[1] * s + t
+        self._fold(max(s.size, t.size))
+        if self._linear is None:
             self._affine = (s, t)
+        else:
+            self._after = (s, t)
 
     def normalization(
         self,
@@ -182,10 +187,24 @@ class Steps:
         if self._n is not None and self._n != n:
             raise ValueError(f"{what} takes {n} values, but a row has {self._n} here")
 
-    def _fold(self) -> None:
+    def _fold(self, n_values: int = 0) -> None:
         self._n_folded += 1
-        if self._n_folded > MAX_FOLDED:
-            raise ValueError(f"more than {MAX_FOLDED} steps without an activation between them")
+        if self._n_folded > 2:
+            self._n_touched += n_values
+        if self._n_folded > MAX_FOLDED or self._n_touched > MAX_TOUCHED:
+            raise ValueError(
+                f"more than {MAX_FOLDED} steps without an activation between them, or of more "
+                f"than {MAX_TOUCHED} values in all"
+            )
+
+    def _product(self) -> tuple[_Float64, _Float64]:
+        """The open product, with what comes after it multiplied in."""
+        assert self._linear is not None
+        if self._after is not None:
+            (w, b), (s, t) = self._linear, self._after
+            is_shift = bool((s == 1).all())  # a bias, which needs no copy of the weights
+            self._linear, self._after = (w if is_shift else w * s, b * s + t), None
+        return self._linear
 
     def _need_linear(self, what: str) -> None:
         """A layer to close: the one that is open, or a diagonal one."""
@@ -210,18 +229,17 @@ class Steps:
         self._linear = (np.diag(np.broadcast_to(scale, n)), np.broadcast_to(shift, n))
 
     def _close(self, name: str, parameters: dict[str, Any]) -> None:
-        assert self._linear is not None
         if len(self._done) == MAX_LAYERS:  # now, not when thousands have been built
             raise ValueError(f"more than {MAX_LAYERS} layers")
-        self._done.append((*self._linear, name, parameters))
+        self._done.append((*self._product(), name, parameters))
         self._ranges.append(self._range)
         self._linear = self._range = None
         self._n_folded = 0
 
 
 def _per_value(values: npt.ArrayLike, n: int, what: str) -> _Float64:
-    """`values` as float64 (n,)."""
+    """`values` as float64 (n,), or (1,) for one of all."""
     array = np.asarray(values, np.float64)
     if array.size not in (1, n):
         raise ValueError(f"{what} has shape {array.shape}, wanted one number or {n}")
-    return np.broadcast_to(array.reshape(-1), (n,)).copy()
+    return array.reshape(-1)

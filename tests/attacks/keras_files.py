@@ -211,8 +211,38 @@ def endless_at_last(n_groups: int) -> bytes:
     return endless(data, tree=data.rindex(b"TREE" + struct.pack("<BBH", 0, 0, 0)))
 
 
-def same_chunks(n: int, n_bytes: int) -> bytes:
-    """A row of `n` weights, each of which is the same deflated `n_bytes`."""
+def one_index(n: int, widths: tuple[int, ...]) -> bytes:
+    """`n` datasets of a deflated value each, all with one index: a B-tree of levels that are so
+    wide, all of whose leaves are one, and the value's.
+    """
+
+    def fill(file: Any) -> None:
+        for i in range(n):
+            put(file, f"layers/{i:03}", np.zeros(1, np.float32), compression="gzip", chunks=(1,))
+
+    made = bytearray(image(fill))
+    leaf = b"TREE" + bytes([1, 0])
+    trees = [at for at in range(0, len(made), 8) if made[at : at + 6] == leaf]
+    assert len(trees) == n
+    key = made[trees[0] + 24 : trees[0] + 48]  # size, mask, where
+    made += bytes(-len(made) % 8)
+    child = trees[0]
+    for level, width in enumerate(widths, 1):
+        node = b"TREE" + struct.pack("<BBHqq", 1, level, width, -1, -1)
+        node += (key + struct.pack("<Q", child)) * width + struct.pack("<IIQQ", 0, 0, 1, 0)
+        child = len(made)
+        made += node.ljust(24 + 64 * 32 + 24, b"\0")
+    for at in trees:  # of each dataset, where its index is
+        where = made.index(struct.pack("<Q", at))
+        made[where : where + 8] = struct.pack("<Q", child)
+    made[40:48] = len(made).to_bytes(8, "little")
+    return bytes(made)
+
+
+def same_chunks(n: int, n_bytes: int, n_stored: int = 0) -> bytes:
+    """A row of `n` weights, each of which is the same deflated `n_bytes`; of the first the file
+    says that it takes `n_stored` bytes, if that is more.
+    """
 
     def fill(file: Any) -> None:
         values = np.arange(n, dtype=np.float32)[None]
@@ -221,13 +251,14 @@ def same_chunks(n: int, n_bytes: int) -> bytes:
 
     made = bytearray(image(fill))
     at, stream = len(made), zlib.compress(bytes(n_bytes), 9)
-    made += stream
+    made += stream + bytes(max(n_stored - len(stream), 0))
     node = made.index(b"TREE" + bytes([1, 0]))  # of chunks, a leaf
     (used,) = struct.unpack_from("<H", made, node + 6)
-    assert used > 1
-    for entry in range(node + 24, node + 24 + 40 * used, 40):
-        struct.pack_into("<I", made, entry, len(stream))
-        struct.pack_into("<Q", made, entry + 32, at)
+    assert used == min(n, 64)
+    sizes = [max(n_stored, len(stream)), *[len(stream)] * (used - 1)]
+    for i, size in enumerate(sizes):
+        struct.pack_into("<I", made, node + 24 + 40 * i, size)
+        struct.pack_into("<Q", made, node + 56 + 40 * i, at)
     made[40:48] = len(made).to_bytes(8, "little")
     return bytes(made)
 
@@ -480,7 +511,9 @@ KERAS_ATTACKS: dict[str, Attack] = {
     ),
     "bomb: weights of 96 MB": lazily(lambda: keras(stored=bytes(3 * 2**25), method=DEFLATED)),
     "configuration of 1 MB of objects": keras(b'{"a":[' + b"{}," * 340_000 + b"{}]}"),
-    "configuration nested deep": keras(b"[" * 100_000),
+    "configuration of 1 MB of lists": keras(b'{"a":[' + b"[]," * 340_000 + b"[]]}"),
+    "metadata of 1 MB of lists": keras(metadata=b'{"a":[' + b"[]," * 340_000 + b"[]]}"),
+    "configuration nested deep": keras(b"[" * 50_000),
     "configuration not UTF-8": keras(b"\xff"),
     "configuration that is a list": keras([]),
     "metadata that is a list": keras(metadata=[]),
@@ -494,6 +527,12 @@ KERAS_ATTACKS: dict[str, Attack] = {
     ),
     "100 groups, then an endless one": keras(stored=endless_at_last(100), method=DEFLATED),
     "4,000 groups": lazily(lambda: keras(stored=endless_at_last(4000), method=DEFLATED)),
+    "82 datasets with one index of 43,200 chunks": keras(
+        stored=one_index(82, (60, 60, 12)), method=DEFLATED
+    ),
+    "one chunk of 60 MB, said to take 4": lazily(
+        lambda: keras(stored=same_chunks(1, 60 * 2**20, 4 * 2**20), method=DEFLATED)
+    ),
     "60 chunks that are the same 20 MB": lazily(lambda: keras(stored=same_chunks(60, 20 * 2**20))),
     "kernel missing": keras(stored=weights(**{"0": None})),
     "kernel of integers": keras(stored=weights(**{"0": np.array([[0, 1]])})),

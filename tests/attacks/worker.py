@@ -8,7 +8,8 @@ what it was before the first file. ROOM: MiB of address space above that; 0: no 
 by a process of its own: what that takes to be ready, before it sees a file, is not in `seconds`; it
 is taken for less where one of the last files took less in all, and measured again for the next file
 after one that seemed to take long. Where it is more than USUAL, all else that the process takes is
-counted for as much less.
+counted for as much less. Of the memory of these processes the most of all so far counts, beyond
+what the sound files at the beginning took.
 A file that loads is used: a row is predicted, and has to be finite.
 """
 
@@ -60,6 +61,11 @@ def status(field: str) -> int:
     raise KeyError(field)
 
 
+def peak_of_others() -> int:
+    """Of the process that had the most memory of those that it waited for, in KiB."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+
+
 def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
@@ -93,15 +99,15 @@ def fastest(program: list[str]) -> float:
     for _ in range(5):
         before = cpu_seconds()[1]
         nothing = subprocess.DEVNULL
-        subprocess.run(program, stdin=nothing, stdout=nothing, check=True)
+        environment = hdf5._environment()  # without it, libraries start threads
+        subprocess.run(program, stdin=nothing, stdout=nothing, env=environment, check=True)
         taken.append(cpu_seconds()[1] - before)
     return min(taken)
 
 
 def start_of_hdf5() -> float:
     """The seconds that its process takes to be ready for a file."""
-    task = {"file": 0, "bytes": 0, "memory": 2**26, "path": hdf5._folders()}
-    words = [_GET_READY, str(hdf5._WORKER), json.dumps(task)]
+    words = [_GET_READY, str(hdf5._WORKER), json.dumps(hdf5._task([], [], 0, 0, 0))]
     return fastest([*hdf5._program()[:-1], "-c", *words])
 
 
@@ -113,7 +119,7 @@ def main(room_mib: int) -> None:
             break
         if judge(Path(path))[2] and not any(starts):
             starts = deque([start_of_hdf5()], maxlen=25)
-    idle = status("VmRSS")
+    idle, idle_others = status("VmRSS"), peak_of_others()
     if room_mib:
         limit = status("VmSize") * 1024 + room_mib * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -128,7 +134,8 @@ def main(room_mib: int) -> None:
         if beyond > DOUBTFUL:  # the file, or a machine that is busier than it was
             starts.clear()
             starts.append(start_of_hdf5())
-        print(json.dumps({**found, "mib": (status("VmHWM") - idle) / 1024}), flush=True)
+        above = max(status("VmHWM") - idle, peak_of_others() - idle_others)
+        print(json.dumps({**found, "mib": above / 1024}), flush=True)
 
 
 if __name__ == "__main__":
