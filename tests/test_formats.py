@@ -455,6 +455,11 @@ def test_the_sound_file_of_these_tests_is_sound(tmp_path):
         ),
         (container(b'{"__metadata__":{"fastnn":' + b"[" * 5_000), "header to be JSON"),
         (container(b'{"a":[' + b"[]," * 10_000 + b"1]}"), "at most 8192 lists in the header"),
+        # the scan for strings takes each byte once
+        (container(b'{"a":[' + b"[" * 9_000 + b'"' + b'\\"' * 500_000), "lists in the header"),
+        (container(b'{"a":[' + b"[" * 9_000 + b'"' + b'\\"a' * 300_000), "lists in the header"),
+        (container(b'{"a":[' + b"[" * 9_000 + b'"' * 900_000), "lists in the header"),
+        (container(b'{"a":["' + b"[" * 9_000 + b'\\"]}'), "header to be JSON"),
         (native(metadata={"fastnn": "["}), "metadata 'fastnn' to be JSON"),
         (native(metadata={"fastnn": "[" * 5_000}), "metadata 'fastnn' to be JSON"),
         (native(metadata={"fastnn": "[" * 200_000}), "lists in the metadata 'fastnn'"),

@@ -483,6 +483,13 @@ def test_too_little_room_is_no_fault_of_the_file(tmp_path, limit, most, options)
     assert outcomes[-1] == "2\n", outcomes
 
 
+@pytest.mark.parametrize("words", ["filter returned failure", "memory allocation failed"])
+def test_what_may_be_a_lack_of_room_is_the_file_s_fault_only_where_there_is_enough(words):
+    assert isinstance(hdf5._failure(words, "RLIMIT_AS"), MemoryError)
+    assert isinstance(hdf5._failure(words, ""), Wrong)
+    assert isinstance(hdf5._failure("wrong B-tree signature", "RLIMIT_AS"), Wrong)
+
+
 def test_the_worker_can_neither_open_files_nor_grow(tmp_path):
     code = f"""
         import importlib.util, sys

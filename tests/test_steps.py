@@ -1,5 +1,7 @@
 """Steps: what is folded computes what the steps say; what does not fit is refused."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,19 @@ def test_weights_are_scaled_once_for_all_the_steps_behind_them():
     np.testing.assert_array_equal(layer.weight, (w * 0.5**MAX_FOLDED).astype(np.float32))
 
 
+def test_what_overflows_is_infinite_without_a_word():
+    steps = Steps()
+    steps.linear([[1e200]], [1e200])
+    steps.affine(1e200)
+    steps.activation("relu")
+    steps.linear([[1.0]])
+    steps.affine(np.inf, 1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="finite"):
+            steps.layers()
+
+
 @pytest.mark.parametrize("is_before", [True, False])
 def test_steps_do_not_touch_many_values_again_and_again(is_before):
     n = MAX_TOUCHED // 8
@@ -78,7 +93,7 @@ def test_steps_do_not_touch_many_values_again_and_again(is_before):
         steps.affine(0.5, 0.1)
     for _ in range(7):
         steps.affine(np.full(n, 2.0), 0.1)
-    with pytest.raises(ValueError, match=f"of more than {MAX_TOUCHED} values in all"):
+    with pytest.raises(ValueError, match=f"offsets of more than {MAX_TOUCHED} values in all"):
         steps.affine(np.full(n, 2.0), 0.1)
 
 

@@ -88,8 +88,9 @@ def read(
 
     Raises `LoadError` if the file is not what its suffix says, is damaged, or holds more than
     `max_bytes` bytes (unpacked); `OSError` if it cannot be opened; `ImportError` if its format
-    needs an extra; `TypeError` or `ValueError` for an option that is none, or that the format
-    does not take.
+    needs an extra; `MemoryError` if there is too little; `TimeoutError` if the process that reads
+    HDF5 does not get to run; `TypeError` or `ValueError` for an option that is none, or that the
+    format does not take.
     """
     name = Path(os.fsdecode(path))
     if "\0" in str(name):

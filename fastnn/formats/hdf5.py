@@ -37,8 +37,9 @@ _WORKER = Path(__file__).absolute().with_name("hdf5_worker.py")
 _MARK = "FASTNN_HDF5_WORKER"  # in its environment
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCK = 64  # bytes, the least of any version with what is behind it
-_SPARE_MEMORY = 2**25  # of the worker, for the library's own needs
+_SPARE_MEMORY = 2**26  # of the worker, for the library's own needs
 _LACKS = "alloc|[Mm]emory|[Ff]ile too|filter returned"  # in the library's words: maybe no room
+_CANNOT_START = "MemoryError|cannot map"  # in Python's, or the loader's
 _MOST_WORDS = 2**16  # bytes of a refusal
 _PATIENCE = 300  # seconds of waiting
 _PATIENCE_FOR_READY = 60
@@ -192,6 +193,8 @@ def _ask(task: dict[str, Any], data: bytes) -> tuple[bytes, str]:
         if n_bytes > 8 + native.MAX_HEADER_BYTES + task["bytes"]:
             raise Wrong("an intact HDF5 file", f"{n_bytes} bytes in it")
         found = answer.read(max(n_bytes, 0))
+        while len(found) < n_bytes and (more := answer.read(n_bytes - len(found))):
+            found += more  # 2 GiB at once are the most
         if answer.read() != DONE:  # SIGCHLD is ignored, or another thread waits for any child
             how = "the HDF5 library did not end as it should, or was killed: it is not known which"
             raise Wrong("an intact HDF5 file", how)
@@ -200,7 +203,7 @@ def _ask(task: dict[str, Any], data: bytes) -> tuple[bytes, str]:
 
 def _no_worker(program: list[str], how: str, status: int | None = None) -> Exception:
     text = f"reading HDF5 takes another Python process with h5py, and {program[0]} {how}"
-    may_lack = "MemoryError" in how or status == -signal.SIGKILL
+    may_lack = re.search(_CANNOT_START, how) is not None or status == -signal.SIGKILL
     return MemoryError(text) if may_lack else ImportError(text)
 
 

@@ -12,8 +12,8 @@ Invariant: all of it is float64 until `layers()`, which rounds each weight once.
 without a product before it gets a layer that multiplies by one (a diagonal), but for at most
 `MAX_DIAGONAL` values, and as many weights as one such layer has, in all of a network: a file of a
 few bytes must not become large matrices. Nor may it touch large ones again and again: at most
-`MAX_FOLDED` steps go into one layer, and what is to be multiplied into the outputs of a product is
-kept as numbers for each of them until the layer is closed.
+`MAX_FOLDED` steps go into one product, and scales behind it are kept for themselves until its layer
+is closed.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class Steps:
         # open, and of what the open one gives.
         self._affine: tuple[_Float64, _Float64] | None = None
         self._after: tuple[_Float64, _Float64] | None = None
-        self._n_folded = 0  # steps that became part of the open layer
-        self._n_touched = 0  # values that these worked on, but the first two of each layer
+        self._n_folded = 0  # steps that became part of the open product
+        self._n_scales = 0  # scales and shifts of the open layer
+        self._n_touched = 0  # values of those of all layers, but the first two of each
         self._quantized: _Range | None = None  # what the next product takes
         self._range: _Range | None = None  # what the open product takes
         self._ranges: list[_Range | None] = []
@@ -128,10 +129,15 @@ class Steps:
         before = self._affine if self._linear is None else self._after
         if before is not None:
             s, t = before[0] * s, before[1] * s + t
-        self._fold(max(s.size, t.size))
+        self._n_scales += 1
+        if self._n_scales > 2:
+            self._n_touched += max(s.size, t.size)
+        if self._n_touched > MAX_TOUCHED:
+            raise ValueError(f"scales and offsets of more than {MAX_TOUCHED} values in all")
         if self._linear is None:
             self._affine = (s, t)
         else:
+            self._fold()
             self._after = (s, t)
 
     def normalization(
@@ -187,16 +193,12 @@ class Steps:
         if self._n is not None and self._n != n:
             raise ValueError(f"{what} takes {n} values, but a row has {self._n} here")
 
-    def _fold(self, n_values: int = 0) -> None:
+    def _fold(self) -> None:
         self._n_folded += 1
-        if self._n_folded > 2:
-            self._n_touched += n_values
-        if self._n_folded > MAX_FOLDED or self._n_touched > MAX_TOUCHED:
-            raise ValueError(
-                f"more than {MAX_FOLDED} steps without an activation between them, or of more "
-                f"than {MAX_TOUCHED} values in all"
-            )
+        if self._n_folded > MAX_FOLDED:
+            raise ValueError(f"more than {MAX_FOLDED} steps without an activation between them")
 
+    @np.errstate(over="ignore", invalid="ignore")
     def _product(self) -> tuple[_Float64, _Float64]:
         """The open product, with what comes after it multiplied in."""
         assert self._linear is not None
@@ -234,7 +236,7 @@ class Steps:
         self._done.append((*self._product(), name, parameters))
         self._ranges.append(self._range)
         self._linear = self._range = None
-        self._n_folded = 0
+        self._n_folded = self._n_scales = 0
 
 
 def _per_value(values: npt.ArrayLike, n: int, what: str) -> _Float64:

@@ -512,6 +512,9 @@ KERAS_ATTACKS: dict[str, Attack] = {
     "bomb: weights of 96 MB": lazily(lambda: keras(stored=bytes(3 * 2**25), method=DEFLATED)),
     "configuration of 1 MB of objects": keras(b'{"a":[' + b"{}," * 340_000 + b"{}]}"),
     "configuration of 1 MB of lists": keras(b'{"a":[' + b"[]," * 340_000 + b"[]]}"),
+    "configuration of lists and half a string": keras(
+        b'{"a":[' + b"[]," * 70_000 + b'"' + b'\\"a' * 250_000
+    ),
     "metadata of 1 MB of lists": keras(metadata=b'{"a":[' + b"[]," * 340_000 + b"[]]}"),
     "configuration nested deep": keras(b"[" * 50_000),
     "configuration not UTF-8": keras(b"\xff"),
