@@ -199,6 +199,16 @@ def test_recipes_are_told_whole():
     assert rows["teachers"] == "none"
     assert rows["augmentation"].startswith("degrees 7.0, scale 0.08")
     assert "seed" not in rows  # the file has the seed that counts
+    assert "convolutions" not in rows
+    rows = dict(cards._recipe_rows(cards.RECIPES["mnist-large"]))
+    assert rows["convolutions"].startswith("24 channels of 5x5 (stride 2, padding 0), 48 channels")
+
+
+def test_a_card_tells_of_layers_that_were_convolutions():
+    told = "first layers were convolutions"
+    for name, has in (("mnist-large", True), ("mnist-large-plain", False)):
+        lines = "\n".join(cards._recipe_section({"recipe": f"training.recipes: {name}"}))
+        assert (told in lines) == has, name
 
 
 # ---- the picture ---------------------------------------------------------------------------------

@@ -434,6 +434,12 @@ def _recipe_section(about: dict[str, str]) -> list[str]:
             "",
             _markdown(("", ""), _recipe_rows(RECIPES[name]), ()),
         ]
+        if RECIPES[name].convolutions:
+            lines += [
+                "",
+                "Its first layers were convolutions while it was trained: most of their weights "
+                "are zero and the others are shared, though fastnn computes with all of them.",
+            ]
     return lines
 
 
@@ -443,7 +449,7 @@ def _recipe_rows(recipe: Any) -> Rows:
         value = getattr(recipe, field.name)
         if field.name in ("name", "seed", "n_conv", "kernel", "channels"):
             continue  # the file's seed counts; the rest is of teachers
-        if field.name in ("convolutions", "start") and not value:
+        if field.name == "convolutions" and not value:
             continue  # few have them
         if dataclasses.is_dataclass(value):
             words = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(value).items())

@@ -122,14 +122,5 @@ def dense_arrays(
     return [(np.ascontiguousarray(w, np.float32), b.astype(np.float32)) for w, b in layers]
 
 
-def begin_with(network: nn.Sequential, arrays: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Put the arrays of another network of these widths into a dense one without batch norm."""
-    linear = [step for step in network if isinstance(step, nn.Linear)]
-    with torch.no_grad():
-        for step, (weight, bias) in zip(linear, arrays, strict=True):
-            step.weight.copy_(torch.from_numpy(weight.T))
-            step.bias.copy_(torch.from_numpy(bias))
-
-
 def _float64(tensor: torch.Tensor) -> npt.NDArray[np.float64]:
     return tensor.detach().double().numpy()

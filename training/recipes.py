@@ -27,6 +27,10 @@ class Convolution:
     stride: int = 1
     padding: int = 0
 
+    def __str__(self) -> str:
+        size = f"{self.channels} channels of {self.kernel}x{self.kernel}"
+        return f"{size} (stride {self.stride}, padding {self.padding})"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -51,7 +55,6 @@ class Recipe:
     wobble: Augmentation | None = None  # of copies, anew each time, so small that answers hold
     dropout: float = 0.0  # of hidden layers
     convolutions: tuple[Convolution, ...] = ()  # the first layers of `widths`, with shared weights
-    start: str = ""  # the recipe whose trained weights this one begins with, as dense layers
     seed: int = 1
     n_conv: int = 0  # channels of the first stage of a teacher with pooling
     kernel: int = 0  # width of the convolutions of a teacher without
@@ -108,8 +111,14 @@ RECIPES = {
         Recipe("mnist-deep", (784, 128, 64, 10), epochs=500, plain_epochs=80, **_NARROW),
         Recipe("mnist-mid", (784, 512, 512, 10), epochs=240, plain_epochs=30, learning_rate=1e-2,
                **_WIDE),
-        Recipe("mnist-large", (784, 1000, 1000, 500, 10), epochs=150, plain_epochs=20,
+        Recipe("mnist-large-plain", (784, 1000, 1000, 500, 10), epochs=150, plain_epochs=20,
                learning_rate=1e-2, **_WIDE),
+        # Convolutions while it is trained, dense layers afterwards.
+        Recipe("mnist-large", (784, 3456, 1200, 1600, 256, 10), epochs=200, plain_epochs=20,
+               learning_rate=4e-3,
+               convolutions=(Convolution(24, 5, 2), Convolution(48, 5, 2, 1),
+                             Convolution(64, 3, 1, 1)),
+               **{**_WIDE, "teachers": _BETTER, "batch": 250}),
         # Not trained yet: its teachers and its copies want a GPU.
         Recipe("mnist-large-gpu", (784, 2048, 2048, 1024, 10), learning_rate=3e-3, **_WIDEST),
         *(Recipe(name, (), epochs=30, batch=200, learning_rate=3e-3, weight_decay=5e-4,

@@ -53,16 +53,6 @@ def _jittered(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     return torch.cat(pieces)
 
 
-def _trained(name: str, out: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The weights that validation chose of another recipe, layer by layer."""
-    file = out / RECIPES[name].run / "best.pt"
-    if not file.is_file():
-        sys.exit(f"this begins with the weights of {name}: train that first ({file} is missing)")
-    network = networks.build(RECIPES[name])
-    network.load_state_dict(torch.load(file, weights_only=True)["model"])
-    return networks.dense_arrays(network)
-
-
 class _Average:
     """A running average of a network's weights and of its batch norms' statistics."""
 
@@ -114,8 +104,6 @@ def train(
 
     torch.manual_seed(recipe.seed)
     network = networks.build(recipe).to(device)
-    if recipe.start:
-        networks.begin_with(network, _trained(recipe.start, out))
     averaged = copy.deepcopy(network)
     average = _Average(network, averaged)
     optimiser = torch.optim.AdamW(
