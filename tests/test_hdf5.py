@@ -240,16 +240,6 @@ def test_every_truncation_and_every_addition_is_refused(tmp_path):
     refused(b" " + data, "an HDF5 file from the first byte on")
 
 
-# One float in model_weights/a, with a superblock of version 1, which h5py writes only if its
-# library is told to (H5Pset_istore_k): four bytes more before the addresses.
-VERSION_1 = """
-eNrr9HBx4+WS4mJkAAIODgYWBgEQi8GBAQH+Q8EEIVQ+TD4FSjNC6R4ovYYJJs4IlpOAigtC7UBXFxLk6gpS/R8N
-wB0C0cbAwTAKRiLwcHUMANERUD4sPZ1hQlWXm5+SmhNfnpqZnlFSjJQuHci0l5GBFWIGI4wPsZmRkREl3cNoZqA8
-iC2oYA9Nqw4MJtwMJv+ZIfKsQFGQPBMTEyTbQc1jZoQlbfQU3jGo4gFXfo5hgfBr2IjLzx6Co/l5ND8j8jO0eGeY
-w4aqLhEtf3mMBh2VwQf70TAYBaNgFIyCUTAKRg4I9vN3AbXmYW1wExbUthZ6m34UEBeOKsyjYUIOAAADRkyD
-"""
-
-
 def test_bfloat16_as_keras_stores_it(tmp_path):
     """Opaque, and an attribute that says what; nothing else that is opaque is read."""
     values = np.array([[1.5, -2.25, 3e38], [0, -0.0, 1e-40]], np.float32)
@@ -280,6 +270,16 @@ def test_a_header_that_is_too_large_is_the_file_s_names(tmp_path):
     with pytest.raises(Wrong) as caught:
         hdf5.read(data, ["model_weights"], ["model_config"], MAX, len(data))
     assert "names and attributes that make a header of at most 1048576" in caught.value.args[0]
+
+
+# One float in model_weights/a, with a superblock of version 1, which h5py writes only if its
+# library is told to (H5Pset_istore_k): four bytes more before the addresses.
+VERSION_1 = """
+eNrr9HBx4+WS4mJkAAIODgYWBgEQi8GBAQH+Q8EEIVQ+TD4FSjNC6R4ovYYJJs4IlpOAigtC7UBXFxLk6gpS/R8N
+wB0C0cbAwTAKRiLwcHUMANERUD4sPZ1hQlWXm5+SmhNfnpqZnlFSjJQuHci0l5GBFWIGI4wPsZmRkREl3cNoZqA8
+iC2oYA9Nqw4MJtwMJv+ZIfKsQFGQPBMTEyTbQc1jZoQlbfQU3jGo4gFXfo5hgfBr2IjLzx6Co/l5ND8j8jO0eGeY
+w4aqLhEtf3mMBh2VwQf70TAYBaNgFIyCUTAKRg4I9vN3AbXmYW1wExbUthZ6m34UEBeOKsyjYUIOAAADRkyD
+"""
 
 
 def test_the_superblock_of_version_1():

@@ -32,9 +32,8 @@ def _student(recipe: Recipe) -> nn.Sequential:
         steps += _convolution(
             n_inputs, shared.channels, shared.kernel, shared.padding, shared.stride
         )
-        n_inputs, width = (
-            shared.channels, (width + 2 * shared.padding - shared.kernel) // shared.stride + 1
-        )  # fmt: skip
+        n_inputs = shared.channels
+        width = (width + 2 * shared.padding - shared.kernel) // shared.stride + 1
         if n_inputs * width * width != n_outputs:
             given = f"{n_inputs} x {width} x {width}, not {n_outputs}"
             raise ValueError(f"{recipe.name}: {shared} gives {given}")

@@ -200,17 +200,14 @@ def contents(
     found: dict[bytes, Stored] = {}
     n_bytes = n_stored = 0
     for path, dataset in objects(file, room):
-        if path.split(b"/")[0].decode(errors="replace") in groups and not is_counter(dataset):
-            one = found[path] = checked(text_of(path), dataset)
+        name = text_of(path)
+        if name.split("/")[0] in groups and not is_counter(dataset):
+            one = found[path] = checked(name, dataset)
             n_bytes, n_stored = n_bytes + one.n_bytes, n_stored + one.n_stored
             if n_bytes > room.n_bytes:
-                raise Refused(
-                    f"at most {room.n_bytes} bytes in all datasets", f"more, at {text_of(path)}"
-                )
+                raise Refused(f"at most {room.n_bytes} bytes in all datasets", f"more, at {name}")
             if n_stored > room.n_stored:
-                raise Refused(
-                    f"datasets stored in {room.n_stored} bytes", f"more, at {text_of(path)}"
-                )
+                raise Refused(f"datasets stored in {room.n_stored} bytes", f"more, at {name}")
     header: dict[str, Any] = {"__metadata__": texts(file, attributes)}
     room.allow(SECONDS_PER_ENTRY * len(found))
     end = 0
