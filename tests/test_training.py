@@ -48,6 +48,14 @@ def test_no_sample_digit_is_trained_on(mnist_path):
     assert not fit & validation
 
 
+def never_learns_from_itself(name, above=()):
+    """Whether a teacher's own teachers, if any, are recipes that do not come back to it."""
+    assert name not in above
+    return all(
+        never_learns_from_itself(teacher, (*above, name)) for teacher in RECIPES[name].teachers
+    )
+
+
 def test_recipes():
     assert RECIPES["mnist-small"].widths == (784, 128, 10)
     assert RECIPES["mnist-tiny"].widths == (784, 32, 10)
@@ -61,7 +69,7 @@ def test_recipes():
         assert recipe.name == name
         assert bool(recipe.widths) != bool(recipe.n_conv or recipe.kernel)
         assert recipe.is_teacher == (not recipe.widths)
-        assert all(RECIPES[teacher].is_teacher for teacher in recipe.teachers)
+        assert all(never_learns_from_itself(teacher) for teacher in recipe.teachers)
         json.dumps(dataclasses.asdict(recipe))
     seeds = [recipe.seed for recipe in RECIPES.values() if recipe.is_teacher]
     assert len(set(seeds)) == len(seeds)
@@ -236,6 +244,56 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(torch, tmp_path
     assert one == two
 
 
+def digits_by_half():
+    """Below 5 to fit, from 5 on to choose by."""
+    images, labels = mnist.sample()
+    low = labels < 5
+    return data.Digits(images[low], labels[low], images[~low], labels[~low])
+
+
+def test_a_refit_fits_the_digits_that_chose_and_keeps_the_last_weights(torch, tmp_path):
+    from training import train
+
+    digits = digits_by_half()
+    recipe = Recipe("x", (784, 12, 10), epochs=6, batch=50, average=0.9, augmentation=None)
+    assert train.train(recipe, digits, tmp_path) == 0
+    train.train(dataclasses.replace(recipe, refit=True), digits, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x-1", "x-1-refit"]
+    best = torch.load(tmp_path / "x-1-refit" / "best.pt", weights_only=True)
+    assert best["epoch"] == 6
+    assert best["validation"] > 0.5
+    assert export.validation_of_seeds("x", tmp_path) == {1: 0}
+
+
+def test_a_release_of_a_refit(torch, tmp_path, monkeypatch):
+    """Its own weights and test figure, beside those that chose the recipe."""
+    from training import train
+
+    digits, recipe = digits_by_half(), Recipe("x", (784, 12, 10), epochs=3, batch=50, average=0.9)
+    monkeypatch.setitem(RECIPES, "x", recipe)
+    monkeypatch.setattr(export.data, "load", lambda path: digits)
+    monkeypatch.setattr(export.mnist, "load", lambda split, path: digits.all())
+    train.train(recipe, digits, tmp_path)
+    tokens = ["x", "--out", str(tmp_path), "--to", str(tmp_path / "to"), "--refit"]
+    with pytest.raises(SystemExit, match="no x-1-refit: training.train x --seed 1 --refit makes"):
+        export.main(tokens)
+    refit = dataclasses.replace(recipe, refit=True)
+    train.train(refit, digits, tmp_path)
+    export.main(tokens)
+    model = fastnn.load(tmp_path / "to" / "x.safetensors")
+    arrays, _ = export.trained(refit, tmp_path)
+    np.testing.assert_array_equal(model.layers[0].weight, arrays[0][0])
+    right = (model.predict(digits.all()[0]) == digits.all()[1]).mean()
+    assert model.metadata["test_accuracy"] == f"{right:.4f}"
+    assert model.metadata["validation_accuracy"] == "0.0000"
+    assert model.metadata["refit"] == "3 epochs of all 1,000 digits"
+    # One that was stopped is not released.
+    monkeypatch.setitem(RECIPES, "x", dataclasses.replace(recipe, epochs=4))
+    train.train(RECIPES["x"], digits, tmp_path)
+    with pytest.raises(SystemExit, match="x-1-refit is at epoch 3 of 4"):
+        export.main(tokens)
+
+
 def test_distortion_is_reproducible_and_keeps_the_digit(torch):
     from training import augment, train
 
@@ -264,6 +322,8 @@ def test_a_student_learns_from_its_teachers(torch, tmp_path, monkeypatch):
         train.train(student, small_digits(), tmp_path)
     train.train(teacher, small_digits(), tmp_path)
     assert train.train(student, small_digits(), tmp_path) > 0.2
+    refit = dataclasses.replace(student, refit=True)  # learns from more of the same copies
+    assert train.train(refit, small_digits(), tmp_path) > 0.2
     assert sorted(path.name for path in tmp_path.glob("copies-*/*")) == [
         "1-answers.npy", "1-images.npy", "2-answers.npy", "2-images.npy"
     ]  # fmt: skip

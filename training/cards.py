@@ -349,6 +349,8 @@ def _accuracy_section(entry: dict[str, Any], document: dict[str, Any]) -> list[s
         "sample": "the bundled digits, never used in training or choosing",
         "test": "MNIST's test set",
     }
+    if "refit" in entry["metadata"]:
+        parts["chosen by"] = "chose the recipe, with other weights, and was fitted to afterwards"
     splits = [
         (part, f"{found['n_images']:,}", percent(found["n_right"] / found["n_images"]), parts[part])
         for part, found in entry["splits"].items()
@@ -430,7 +432,8 @@ def _recipe_section(about: dict[str, str]) -> list[str]:
         lines += [
             "",
             f"`python -m training.train {name}` trains it, `python -m training.export {name}` "
-            "releases it ([how](../../training/README.md)); the recipe:",
+            + ("releases it, each again with `--refit` " if "refit" in about else "releases it ")
+            + "([how](../../training/README.md)); the recipe:",
             "",
             _markdown(("", ""), _recipe_rows(RECIPES[name]), ()),
         ]
@@ -447,8 +450,8 @@ def _recipe_rows(recipe: Any) -> Rows:
     rows: Rows = []
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
-        if field.name in ("name", "seed", "n_conv", "kernel", "channels"):
-            continue  # the file's seed counts; the rest is of teachers
+        if field.name in ("name", "seed", "refit", "n_conv", "kernel", "channels"):
+            continue  # the file says the seed and whether; the rest is of teachers
         if field.name == "convolutions" and not value:
             continue  # few have them
         if dataclasses.is_dataclass(value):

@@ -1,4 +1,4 @@
-"""Distorted copies of the fitted digits with what the teachers say of them, kept on disk.
+"""Distorted copies of the training digits with what the teachers say of them, kept on disk.
 
 Invariant: copy `number` of a distortion is the same for every student, whatever its seed: students
 of one distortion and the same teachers share the copies, which cost more than training a small

@@ -26,6 +26,13 @@ class Digits:
     validation_images: npt.NDArray[np.uint8]
     validation_labels: npt.NDArray[np.uint8]
 
+    def all(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Images and labels of both, those to fit first."""
+        return (
+            np.concatenate([self.fit_images, self.validation_images]),
+            np.concatenate([self.fit_labels, self.validation_labels]),
+        )
+
 
 def split_indices(n: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The rows to fit and the rows to choose by, out of `n`, each in ascending order."""

@@ -2,15 +2,18 @@
 
 Takes the seed that the validation split chose among RUNS/NAME-SEED, and of that run the epoch
 (best.pt), folds batch norm, measures, and writes FOLDER/NAME.safetensors (or .npz with --npz),
-calibrated for int8 on the images that were fitted. Invariant: the test set is looked at once per
-set of weights. The figure is kept in RUNS/NAME-released.json under the SHA-256 of the weights, and
-a second export of the same weights quotes it; the number of looks so far goes into the metadata.
+calibrated for int8 on the images that were fitted. With --refit, the weights of that seed's refit,
+beside the figures by which seed and recipe were chosen. Invariant: the test set is looked at once
+per set of weights. The figure is kept in RUNS/NAME-released.json under the SHA-256 of the weights,
+and a second export of the same weights quotes it; the number of looks so far goes into the
+metadata.
 """
 
 import argparse
 import dataclasses
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +74,7 @@ def validation_of_seeds(name: str, out: Path) -> dict[int, float]:
         if not (folder / "best.pt").is_file() or not checkpoint.is_file():
             continue
         recipe = json.loads((folder / "recipe.json").read_text())
-        if recipe["name"] != name:
+        if recipe["name"] != name or recipe.get("refit"):
             continue
         done = torch.load(checkpoint, weights_only=True, map_location="cpu")["epoch"]
         if done == recipe["epochs"]:
@@ -81,7 +84,7 @@ def validation_of_seeds(name: str, out: Path) -> dict[int, float]:
 
 
 def trained(recipe: Recipe, out: Path) -> tuple[Arrays, dict]:
-    """The weights that validation chose, and the checkpoint's other entries."""
+    """The weights that a run left, and the checkpoint's other entries."""
     import torch
 
     from training import networks
@@ -90,6 +93,18 @@ def trained(recipe: Recipe, out: Path) -> tuple[Arrays, dict]:
     network = networks.build(recipe)
     network.load_state_dict(best.pop("model"))
     return networks.dense_arrays(network), best
+
+
+def refitted(recipe: Recipe, out: Path) -> Arrays:
+    """The last weights of a recipe's refit; SystemExit where it has not come to its end."""
+    refit = dataclasses.replace(recipe, refit=True)
+    how = f"training.train {recipe.name} --seed {recipe.seed} --refit"
+    if not (out / refit.run / "best.pt").is_file():
+        sys.exit(f"{out} has no {refit.run}: {how} makes it")
+    arrays, last = trained(refit, out)
+    if last["epoch"] < recipe.epochs:
+        sys.exit(f"{refit.run} is at epoch {last['epoch']} of {recipe.epochs}: {how} goes on")
+    return arrays
 
 
 def model_file(name: str, arrays: Arrays, activation: str, metadata: dict) -> formats.ModelFile:
@@ -114,7 +129,10 @@ def calibrated(file: formats.ModelFile, images: npt.NDArray[np.uint8]) -> format
 def metadata(
     recipe: Recipe, arrays: Arrays, best: dict, digits: data.Digits, figure: dict
 ) -> dict[str, str]:
-    """What the file says about itself; figures as decimal fractions."""
+    """What the file says about itself; figures as decimal fractions.
+
+    `arrays` and `best` are of the run that validation judged, `figure` of the weights released.
+    """
     activation = recipe.activation
     validation = accuracy(arrays, activation, digits.validation_images, digits.validation_labels)
     return {
@@ -137,6 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--to", type=Path, required=True, help="folder of the released file")
     parser.add_argument("--as", dest="released", help="name of the file, if not the recipe's")
+    parser.add_argument("--refit", action="store_true", help="release the weights of the refit")
     parser.add_argument("--npz", action="store_true", help="write W0, b0, ... as .npz instead")
     chosen = parser.parse_args(arguments)
     recipe = RECIPES[chosen.name]
@@ -144,12 +163,15 @@ def main(arguments: list[str] | None = None) -> None:
     if not seeds:
         parser.error(f"{chosen.out} has no finished run of {recipe.name}: train it first")
     recipe = dataclasses.replace(recipe, seed=max(seeds, key=lambda seed: (seeds[seed], -seed)))
-    arrays, best = trained(recipe, chosen.out)
+    digits = data.load(chosen.data)
+    judged, best = trained(recipe, chosen.out)
+    arrays = refitted(recipe, chosen.out) if chosen.refit else judged
     ledger = chosen.out / f"{recipe.name}-released.json"
     figure = look_once(arrays, recipe.activation, chosen.data, ledger)
-    digits = data.load(chosen.data)
-    about = metadata(recipe, arrays, best, digits, figure)
+    about = metadata(recipe, judged, best, digits, figure)
     about["validation_by_seed"] = ", ".join(f"{s}: {seeds[s]:.4f}" for s in sorted(seeds))
+    if chosen.refit:
+        about["refit"] = f"{recipe.epochs} epochs of all {len(digits.all()[0]):,} digits"
     name = chosen.released or recipe.name
     chosen.to.mkdir(parents=True, exist_ok=True)
     if chosen.npz:

@@ -56,6 +56,7 @@ class Recipe:
     dropout: float = 0.0  # of hidden layers
     convolutions: tuple[Convolution, ...] = ()  # the first layers of `widths`, with shared weights
     seed: int = 1
+    refit: bool = False  # fitted, once all is chosen, to the digits that chose as well
     n_conv: int = 0  # channels of the first stage of a teacher with pooling
     kernel: int = 0  # width of the convolutions of a teacher without
     channels: tuple[int, ...] = ()  # of each of those
@@ -68,7 +69,7 @@ class Recipe:
     @property
     def run(self) -> str:
         """The name of its run: the folder of what training leaves."""
-        return f"{self.name}-{self.seed}"
+        return f"{self.name}-{self.seed}{'-refit' if self.refit else ''}"
 
 
 _TEACHERS = ("teacher-1", "teacher-2", "teacher-3")
@@ -91,6 +92,10 @@ _DISTILLED = {
 }  # fmt: skip
 _NARROW = {**_DISTILLED, "batch": 1000, "learning_rate": 2e-2}
 _WIDE = {**_DISTILLED, "batch": 500, "jitter": 1}
+_STRIDED = {  # small convolutional networks that learn from the labels
+    "batch_norm": True, "augmentation": _BETTER_SEE, "batch": 250, "learning_rate": 4e-3,
+    "weight_decay": 5e-4, "dropout": 0.3,
+}  # fmt: skip
 _WIDEST = {
     **_DISTILLED, "teachers": tuple(_UNPOOLED), "batch": 500, "epochs": 480, "plain_epochs": 40,
     "copies": 120,
@@ -119,6 +124,15 @@ RECIPES = {
                convolutions=(Convolution(24, 5, 2), Convolution(48, 5, 2, 1),
                              Convolution(64, 3, 1, 1)),
                **{**_WIDE, "teachers": _BETTER, "batch": 250}),
+        Recipe("strided-1", (784, 3456, 1200, 1600, 256, 10), epochs=70, seed=31,
+               convolutions=(Convolution(24, 5, 2), Convolution(48, 5, 2, 1),
+                             Convolution(64, 3, 1, 1)), **_STRIDED),
+        Recipe("strided-2", (784, 3456, 1200, 1600, 1600, 256, 10), epochs=70, seed=32,
+               convolutions=(Convolution(24, 5, 2), Convolution(48, 5, 2, 1),
+                             Convolution(64, 3, 1, 1), Convolution(64, 3, 1, 1)), **_STRIDED),
+        Recipe("strided-3", (784, 6272, 2352, 3136, 2400, 256, 10), epochs=65, seed=33,
+               convolutions=(Convolution(32, 5, 2, 2), Convolution(48, 5, 2, 2),
+                             Convolution(64, 3, 1, 1), Convolution(96, 3)), **_STRIDED),
         # Not trained yet: its teachers and its copies want a GPU.
         Recipe("mnist-large-gpu", (784, 2048, 2048, 1024, 10), learning_rate=3e-3, **_WIDEST),
         *(Recipe(name, (), epochs=30, batch=200, learning_rate=3e-3, weight_decay=5e-4,

@@ -1,7 +1,8 @@
 """Train one recipe: `python -m training.train mnist-small --data DIR --out DIR`.
 
 Writes OUT/NAME-SEED/: checkpoint.pt (every half minute; a run that finds it goes on from there),
-best.pt (the weights that validation chose), curves.csv, recipe.json. Invariant: the test split is
+best.pt (the weights that validation chose), curves.csv, recipe.json. With --refit, NAME-SEED-refit,
+which validation can say nothing of: best.pt has the last weights. Invariant: the test split is
 never read; every random draw follows from the recipe's seed and the epoch, so on a CPU a run that
 was interrupted ends where another would. A run stays on the kind of device that it began on.
 """
@@ -95,12 +96,16 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1))
     device = torch.device(device)
-    images, labels, held, truth = (
+    everything, all_labels = digits.all()
+    n_fit = len(everything) if recipe.refit else len(digits.fit_images)
+    everything, labels, held, truth = (
         torch.as_tensor(array, device=device)
-        for array in (digits.fit_images, digits.fit_labels.astype(np.int64),
+        for array in (everything, all_labels[:n_fit].astype(np.int64),
                       digits.validation_images, digits.validation_labels)
     )  # fmt: skip
-    copies = Copies(recipe, images, out) if recipe.teachers else None
+    images = everything[:n_fit]
+    # Of all digits: those of a refit are the others' with more behind them.
+    copies = Copies(recipe, everything, out) if recipe.teachers else None
 
     torch.manual_seed(recipe.seed)
     network = networks.build(recipe).to(device)
@@ -137,7 +142,7 @@ def train(
         soft = None
         if copies:
             number = 0 if is_plain else 1 + (epoch + recipe.seed) % recipe.copies
-            shown, soft = copies.get(number)
+            shown, soft = (each[:n_fit] for each in copies.get(number))
             if recipe.wobble is None or is_plain:
                 seen = pixels(shown)
             else:
@@ -167,7 +172,8 @@ def train(
             average.step(min(recipe.average, (done + 1) / (done + 10)))
             total += loss.detach()
         accuracy = (logits(averaged, held, recipe).argmax(1) == truth).float().mean().item()
-        if accuracy >= best:  # of equals the later: its rate is lower
+        # Of equals the later: its rate is lower. Digits that were fitted choose nothing.
+        if recipe.refit or accuracy >= best:
             best = accuracy
             model = {key: value.cpu() for key, value in averaged.state_dict().items()}
             chosen = {"model": model, "epoch": epoch + 1, "validation": accuracy}
@@ -201,6 +207,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument(
+        "--refit",
+        action="store_true",
+        help="fit the digits that chose the recipe as well, to the last epoch",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     chosen = parser.parse_args(arguments)
@@ -212,6 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
         recipe = dataclasses.replace(recipe, seed=chosen.seed)
     if chosen.epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=chosen.epochs)
+    recipe = dataclasses.replace(recipe, refit=chosen.refit)
     train(recipe, data.load(chosen.data), chosen.out, chosen.device)
 
 
