@@ -325,7 +325,7 @@ def test_a_student_learns_from_its_teachers(torch, tmp_path, monkeypatch):
     refit = dataclasses.replace(student, refit=True)  # learns from more of the same copies
     assert train.train(refit, small_digits(), tmp_path) > 0.2
     assert sorted(path.name for path in tmp_path.glob("copies-*/*")) == [
-        "1-answers.npy", "1-images.npy", "2-answers.npy", "2-images.npy"
+        "1-images.npy", "1-t-1.npy", "2-images.npy", "2-t-1.npy"
     ]  # fmt: skip
 
 
@@ -348,6 +348,19 @@ def test_copies(torch, tmp_path, monkeypatch):
     assert not torch.equal(shown, images)
     assert torch.equal(shown, again)
     assert torch.equal(answers, same)
+    # Of two teachers it is the mean; the one that was asked already is not asked again.
+    other = Recipe("u", (784, 9, 10), epochs=1, batch=50)
+    monkeypatch.setitem(RECIPES, "u", other)
+    train.train(other, small_digits(), tmp_path)
+    asked = []
+    real = copies.logits
+    monkeypatch.setattr(copies, "logits", lambda *given: asked.append(given[2]) or real(*given))
+    both = dataclasses.replace(student, teachers=("t", "u"))
+    shown_both, mean = copies.Copies(both, images, tmp_path).get(3)
+    assert asked == [other]
+    assert torch.equal(shown_both, shown)
+    alone = dataclasses.replace(student, teachers=("u",))
+    assert torch.equal(mean, (answers + copies.Copies(alone, images, tmp_path).get(3)[1]) / 2)
     network = networks.build(teacher)
     best = torch.load(tmp_path / "t-1" / "best.pt", weights_only=True)
     network.load_state_dict(best["model"])
