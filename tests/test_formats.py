@@ -276,6 +276,10 @@ def test_the_native_format_refuses_to_write(tmp_path):
     for fields, message in [
         ({"metadata": {"fastnn": "x"}}, "key 'fastnn'"),
         ({"metadata": {"a": "x" * 2**20}}, "header of 104.* bytes, wanted at most 1048576"),
+        (
+            {"metadata": {f"{i:x}": "" for i in range(70_000)}},
+            "metadata of too many values, wanted at most 65536 commas in the header's metadata",
+        ),
         ({"classes": np.array(["a"], "U1001")}, "1001 characters, wanted at most 1000"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -460,6 +464,12 @@ def test_the_sound_file_of_these_tests_is_sound(tmp_path):
         (container(b'{"a":[' + b"[" * 9_000 + b'"' + b'\\"a' * 300_000), "lists in the header"),
         (container(b'{"a":[' + b"[" * 9_000 + b'"' * 900_000), "lists in the header"),
         (container(b'{"a":["' + b"[" * 9_000 + b'\\"]}'), "header to be JSON"),
+        (container(b'{"a":[' + b"1," * 70_000 + b"1]}"), "at most 65536 commas in the header"),
+        (container(b'{"a":["' + b"," * 70_000 + b'"]}'), "tensor 'a'"),
+        (
+            native(metadata={"fastnn": '{"a":[' + "1," * 70_000 + "1]}"}),
+            "commas in the metadata 'fastnn'",
+        ),
         (native(metadata={"fastnn": "["}), "metadata 'fastnn' to be JSON"),
         (native(metadata={"fastnn": "[" * 5_000}), "metadata 'fastnn' to be JSON"),
         (native(metadata={"fastnn": "[" * 200_000}), "lists in the metadata 'fastnn'"),

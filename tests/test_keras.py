@@ -391,6 +391,8 @@ def test_entries_of_an_archive(tmp_path):
         ({"config__json": b"[" * 100_000}, "at most 65536 lists in config.json"),
         ({"metadata__json": b'{"a": [' + b"[]," * 10_000 + b"1]}"}, "lists in metadata.json"),
         ({"config__json": b" " * (1 << 20) + b"{}"}, "config.json of at most 1048576 bytes"),
+        ({"metadata__json": b" " * (1 << 16) + b"{}"}, "metadata.json of at most 65536 bytes"),
+        ({"config__json": b'{"a": [' + b"1," * 70_000 + b"1]}"}, "commas in config.json"),
         ({"config__json": json.dumps(config).encode()}, "there is no dense layer"),
         ({"model.weights__h5": b"nothing"}, "an HDF5 file from the first byte on"),
         ({"model.weights__h5": (FILES / "functional3.h5").read_bytes()}, "kernel at 'layers/dense"),

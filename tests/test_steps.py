@@ -5,7 +5,13 @@ import warnings
 import numpy as np
 import pytest
 
-from fastnn.formats.steps import MAX_DIAGONAL, MAX_FOLDED, MAX_TOUCHED, Steps
+from fastnn.formats.steps import (
+    MAX_DIAGONAL,
+    MAX_FOLDED,
+    MAX_MULTIPLIED,
+    MAX_TOUCHED,
+    Steps,
+)
 from fastnn.reference import forward
 
 
@@ -68,6 +74,44 @@ def test_weights_are_scaled_once_for_all_the_steps_behind_them():
     assert steps._linear[0] is w
     (layer,) = steps.layers()
     np.testing.assert_array_equal(layer.weight, (w * 0.5**MAX_FOLDED).astype(np.float32))
+
+
+def test_products_that_are_much_work_to_fold_stay_layers():
+    n = round(MAX_MULTIPLIED ** (1 / 3))
+    for n_inputs, n_layers in [(n, 1), (n + 1, 2)]:
+        steps = Steps()
+        steps.linear(np.ones((n_inputs, n)))
+        steps.linear(np.ones((n, n)))
+        assert len(steps.layers()) == n_layers
+    # In all of a network.
+    n = round((MAX_MULTIPLIED / 8) ** (1 / 3))
+    steps = Steps()
+    for _ in range(12):
+        steps.linear(np.eye(n))
+        steps.linear(np.eye(n) * 3)
+        steps.activation("relu")
+    layers = steps.layers()
+    assert [layer.activation for layer in layers] == ["relu"] * 8 + ["identity", "relu"] * 4
+    want = np.full((1, n), 2 * 3.0**12, np.float32)
+    np.testing.assert_array_equal(forward(layers, want / np.float32(3**12)), want)
+
+
+@pytest.mark.parametrize("where", range(4))
+def test_numbers_that_signal_are_refused_without_a_word(where):
+    vectors = [np.ones(3, np.float32) for _ in range(4)]
+    vectors[where].view(np.uint32)[1] = 0x7FA00000  # a NaN at which a conversion warns
+    mean, variance, weight, bias = vectors
+
+    def build():
+        steps = Steps()
+        steps.linear(np.eye(3))
+        steps.normalization(mean, variance, 1e-3, weight, bias)
+        steps.layers()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="finite|variance"):
+            build()
 
 
 def test_what_overflows_is_infinite_without_a_word():

@@ -74,6 +74,7 @@ class Recipe:
 
 _TEACHERS = ("teacher-1", "teacher-2", "teacher-3")
 _BETTER = ("teacher-4", "teacher-5")
+_STRIDED = ("strided-1", "strided-2", "strided-3")
 _UNPOOLED = {  # kernel, channels; two of each
     name + more: kind
     for more in ("", "-b")
@@ -92,10 +93,13 @@ _DISTILLED = {
 }  # fmt: skip
 _NARROW = {**_DISTILLED, "batch": 1000, "learning_rate": 2e-2}
 _WIDE = {**_DISTILLED, "batch": 500, "jitter": 1}
-_STRIDED = {  # small convolutional networks that learn from the labels
+_LABELLED = {  # networks of strided convolutions that learn from the labels
     "batch_norm": True, "augmentation": _BETTER_SEE, "batch": 250, "learning_rate": 4e-3,
     "weight_decay": 5e-4, "dropout": 0.3,
 }  # fmt: skip
+_THREE = (Convolution(24, 5, 2), Convolution(48, 5, 2, 1), Convolution(64, 3, 1, 1))
+_FIVE = (Convolution(24, 5, 2), Convolution(56, 5, 2, 1), Convolution(64, 3, 1, 1),
+         Convolution(96, 3), Convolution(192, 3))  # fmt: skip
 _WIDEST = {
     **_DISTILLED, "teachers": tuple(_UNPOOLED), "batch": 500, "epochs": 480, "plain_epochs": 40,
     "copies": 120,
@@ -118,22 +122,20 @@ RECIPES = {
                **_WIDE),
         Recipe("mnist-large-plain", (784, 1000, 1000, 500, 10), epochs=150, plain_epochs=20,
                learning_rate=1e-2, **_WIDE),
-        # Convolutions while it is trained, dense layers afterwards.
-        Recipe("mnist-large", (784, 3456, 1200, 1600, 256, 10), epochs=200, plain_epochs=20,
-               learning_rate=4e-3,
-               convolutions=(Convolution(24, 5, 2), Convolution(48, 5, 2, 1),
-                             Convolution(64, 3, 1, 1)),
+        # Convolutions while they are trained, dense layers afterwards.
+        Recipe("mnist-large", (784, 3456, 1400, 1600, 864, 192, 10), epochs=140, plain_epochs=15,
+               convolutions=_FIVE, **{**_WIDE, "teachers": _STRIDED, "augmentation": _BETTER_SEE,
+                                      "batch": 250, "learning_rate": 4e-3, "weight_decay": 2e-2}),
+        Recipe("mnist-large-shallow", (784, 3456, 1200, 1600, 256, 10), epochs=200,
+               plain_epochs=20, learning_rate=4e-3, convolutions=_THREE,
                **{**_WIDE, "teachers": _BETTER, "batch": 250}),
         Recipe("strided-1", (784, 3456, 1400, 1600, 864, 192, 10), epochs=45, seed=31,
-               convolutions=(Convolution(24, 5, 2), Convolution(56, 5, 2, 1),
-                             Convolution(64, 3, 1, 1), Convolution(96, 3), Convolution(192, 3)),
-               **{**_STRIDED, "weight_decay": 2e-2}),
+               convolutions=_FIVE, **{**_LABELLED, "weight_decay": 2e-2}),
         Recipe("strided-2", (784, 3456, 1200, 1600, 1600, 256, 10), epochs=70, seed=32,
-               convolutions=(Convolution(24, 5, 2), Convolution(48, 5, 2, 1),
-                             Convolution(64, 3, 1, 1), Convolution(64, 3, 1, 1)), **_STRIDED),
+               convolutions=(*_THREE, Convolution(64, 3, 1, 1)), **_LABELLED),
         Recipe("strided-3", (784, 6272, 2352, 3136, 2400, 256, 10), epochs=65, seed=33,
                convolutions=(Convolution(32, 5, 2, 2), Convolution(48, 5, 2, 2),
-                             Convolution(64, 3, 1, 1), Convolution(96, 3)), **_STRIDED),
+                             Convolution(64, 3, 1, 1), Convolution(96, 3)), **_LABELLED),
         # Not trained yet: its teachers and its copies want a GPU.
         Recipe("mnist-large-gpu", (784, 2048, 2048, 1024, 10), learning_rate=3e-3, **_WIDEST),
         *(Recipe(name, (), epochs=30, batch=200, learning_rate=3e-3, weight_decay=5e-4,

@@ -159,7 +159,7 @@ class Clock:
 
     def _end_in(self, seconds: float) -> None:
         self._end = time.process_time() + seconds
-        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_PROF, max(seconds, 1e-6))  # less would be none
 
 
 def confine(memory: int, seconds: float) -> list[str]:
@@ -315,7 +315,9 @@ def checked(path: str, dataset: Any) -> Stored:
         itemsize = dataset.dtype.itemsize
         dtype = FLOATS[itemsize]
     else:
-        found = f"opaque ones of {itemsize}" if kind == h5t.OPAQUE else "another type"
+        found = "another type"
+        if kind == h5t.OPAQUE:  # as Keras writes bfloat16 into .h5
+            found = f"opaque ones of {itemsize} that no attribute names (.keras does)"
         if kind in (h5t.FLOAT, h5t.INTEGER):
             found = str(dataset.dtype)
         raise Refused(f"{path} of floats of 2, 4 or 8 bytes or bfloat16", found)

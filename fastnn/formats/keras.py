@@ -391,6 +391,7 @@ def _rescaling(steps: Steps, settings: dict[str, Any], take: Take) -> None:
     steps.affine(_numbers(settings, "scale"), _numbers(settings, "offset"))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # Dense refuses what comes of it
 def _normalization(steps: Steps, settings: dict[str, Any], take: Take) -> None:
     """(x - mean) / sqrt(variance), of the last axis or of all values."""
     if settings.get("invert"):
@@ -404,8 +405,7 @@ def _normalization(steps: Steps, settings: dict[str, Any], take: Take) -> None:
     if np.min(variance) < 0:
         raise ValueError("a variance below 0")
     scale = 1 / np.maximum(np.sqrt(variance.astype(np.float64)), 1e-7)  # Keras' own least
-    with np.errstate(over="ignore", invalid="ignore"):  # Dense refuses what comes of it
-        steps.affine(scale, -mean * scale)
+    steps.affine(scale, -mean * scale)
 
 
 def _flatten(steps: Steps, settings: dict[str, Any], take: Take) -> None:

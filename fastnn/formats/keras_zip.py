@@ -17,7 +17,7 @@ FORMAT = "keras"
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _ENTRIES = (_METADATA, _CONFIG, _WEIGHTS)
-_MAX_JSON_BYTES = 1 << 20
+_MAX_JSON_BYTES = {_METADATA: 1 << 16, _CONFIG: 1 << 20}
 
 
 def parse(data: bytes, max_bytes: int) -> ModelFile:
@@ -29,9 +29,9 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
                 raise Wrong(f"an entry {name}", f"only {quoted(sorted(by_name))}")
         texts = []
         for name in (_METADATA, _CONFIG):
-            if by_name[name].file_size > _MAX_JSON_BYTES:
+            if by_name[name].file_size > _MAX_JSON_BYTES[name]:
                 found = f"{by_name[name].file_size}"
-                raise Wrong(f"{name} of at most {_MAX_JSON_BYTES} bytes", found)
+                raise Wrong(f"{name} of at most {_MAX_JSON_BYTES[name]} bytes", found)
             texts.append(archive.unpacked(zipped, by_name[name]))
         stored = archive.unpacked(zipped, by_name[_WEIGHTS])
     metadata = json_object(texts[0], _METADATA)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -23,6 +22,7 @@ from fastnn.quantize import Calibration
 MAX_LAYERS = 256
 MAX_WIDTH = 2**24  # of a layer
 _MAX_OBJECTS = 4096  # of a JSON text: 256 layers have two each
+MAX_COMMAS = 65_536  # of a JSON text, which has about as many values
 
 TASKS = ("classify", "regress")
 
@@ -119,17 +119,33 @@ def quoted(value: object) -> str:
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 
 
-def _n_lists(text: str, enough: int) -> int:
-    """How many lists a JSON text has, or at most."""
-    n = text.count("[")
-    return n if n <= enough else _STRING.sub("", text).count("[")
+def check_size(text: str, what: str, most: int = _MAX_OBJECTS) -> None:
+    """`Wrong` for a JSON text of more lists or values than `json_object` takes; before there are
+    any, as they cost more than their text.
+    """
+
+    def excess(text: str) -> str | None:
+        if text.count("[") > 2 * most:
+            return f"{2 * most} lists"
+        return f"{MAX_COMMAS} commas" if text.count(",") > MAX_COMMAS else None
+
+    if excess(text) and (limit := excess(_STRING.sub("", text))):
+        raise Wrong(f"at most {limit} in {what}", "more")
+
+
+def _first_twice(names: Iterable[str]) -> str:
+    before: set[str] = set()
+    for name in names:
+        if name in before:
+            return name
+        before.add(name)
+    raise AssertionError("each is there once")
 
 
 def json_object(text: str | bytes, what: str, most: int = _MAX_OBJECTS) -> dict[str, Any]:
-    """A JSON object of at most `most` objects, itself among them, and twice as many lists, without
-    a duplicate key, NaN or Infinity.
+    """A JSON object of at most `most` objects, itself among them, twice as many lists and
+    `MAX_COMMAS` commas, without a duplicate key, NaN or Infinity.
     """
-
     n_objects = 0
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -139,7 +155,7 @@ def json_object(text: str | bytes, what: str, most: int = _MAX_OBJECTS) -> dict[
             raise Wrong(f"at most {most} objects in {what}", "more")
         found = dict(pairs)
         if len(found) < len(pairs):
-            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+            twice = _first_twice(name for name, _ in pairs)
             raise Wrong(f"each key of {what} once", f"{quoted(twice)} twice")
         return found
 
@@ -149,8 +165,7 @@ def json_object(text: str | bytes, what: str, most: int = _MAX_OBJECTS) -> dict[
     try:
         # bytes are decoded here: json.loads would guess UTF-16 and UTF-32 as well.
         decoded = text if isinstance(text, str) else text.decode()
-        if _n_lists(decoded, 2 * most) > 2 * most:  # before there are any
-            raise Wrong(f"at most {2 * most} lists in {what}", "more")
+        check_size(decoded, what, most)
         found = json.loads(decoded, object_pairs_hook=unique, parse_constant=constant)
     except (ValueError, RecursionError) as reason:
         raise Wrong(f"{what} to be JSON", quoted(str(reason))) from None

@@ -30,7 +30,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.formats.model_file import MAX_WIDTH, ModelFile, Wrong, checked, json_object, quoted
+from fastnn.formats.model_file import (
+    MAX_WIDTH,
+    ModelFile,
+    Wrong,
+    check_size,
+    checked,
+    json_object,
+    quoted,
+)
 from fastnn.layers import Dense
 from fastnn.quantize import Calibration
 
@@ -90,6 +98,11 @@ def pieces(model_file: ModelFile) -> list[bytes | memoryview]:
             f"write: classes and metadata make a header of {len(text)} bytes, "
             f"wanted at most {MAX_HEADER_BYTES}"
         )
+    for what, written in (("classes", metadata[KEY]), ("metadata", text.decode())):
+        try:
+            check_size(written, f"the header's {what}")
+        except Wrong as wrong:
+            raise ValueError(f"write: {what} of too many values, wanted {wrong.args[0]}") from None
     return [struct.pack("<Q", len(text)), text, *(map(_little_endian, arrays.values()))]
 
 

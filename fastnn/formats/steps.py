@@ -7,6 +7,7 @@ what belongs to one layer is folded here, and nowhere else:
     affine after linear     (x @ W + b) * s + t  =  x @ (W * s) + (b * s + t)
     affine before linear    (x * s + t) @ W + b  =  x @ (s[:, None] * W) + (b + t @ W)
     linear after linear     (x @ V + a) @ W + b  =  x @ (V @ W) + (a @ W + b), if that is less work
+                            for each row, and `MAX_MULTIPLIED` multiply-adds in all of a network now
 
 Invariant: all of it is float64 until `layers()`, which rounds each weight once. An activation
 without a product before it gets a layer that multiplies by one (a diagonal), but for at most
@@ -26,10 +27,11 @@ import numpy.typing as npt
 from fastnn.formats.model_file import MAX_LAYERS
 from fastnn.layers import Dense
 
-__all__ = ["MAX_DIAGONAL", "MAX_FOLDED", "MAX_TOUCHED", "Steps"]
+__all__ = ["MAX_DIAGONAL", "MAX_FOLDED", "MAX_MULTIPLIED", "MAX_TOUCHED", "Steps"]
 
 MAX_DIAGONAL = 1024
 MAX_FOLDED = 64
+MAX_MULTIPLIED = 2**27
 MAX_TOUCHED = 2**22
 
 _Float64 = npt.NDArray[np.float64]
@@ -57,6 +59,7 @@ class Steps:
         # open, and of what the open one gives.
         self._affine: tuple[_Float64, _Float64] | None = None
         self._after: tuple[_Float64, _Float64] | None = None
+        self._n_multiplied = 0  # multiply-adds of products that were folded
         self._n_folded = 0  # steps that became part of the open product
         self._n_scales = 0  # scales and shifts of the open layer
         self._n_touched = 0  # values of those of all layers, but the first two of each
@@ -90,7 +93,10 @@ class Steps:
         if self._linear is not None:
             v, a = self._product()
             is_less = v.shape[0] * w.shape[1] <= v.size + w.size
-            if self._merge and self._quantized is None and is_less:
+            n_multiplied = self._n_multiplied + v.size * w.shape[1]
+            is_cheap = n_multiplied <= MAX_MULTIPLIED
+            if self._merge and self._quantized is None and is_less and is_cheap:
+                self._n_multiplied = n_multiplied
                 self._fold()
                 w, b = v @ w, a @ w + b
             else:
@@ -140,6 +146,7 @@ class Steps:
             self._fold()
             self._after = (s, t)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def normalization(
         self,
         mean: npt.ArrayLike,
@@ -161,11 +168,10 @@ class Steps:
         least = float(np.min(arrays[1])) + epsilon
         if not least > 0:
             raise ValueError(f"variance + epsilon is {least:g}, wanted a number above 0")
-        with np.errstate(over="ignore", invalid="ignore"):
-            scale = (1.0 if weight is None else np.asarray(weight, np.float64)) / np.sqrt(
-                arrays[1] + epsilon
-            )
-            shift = (0.0 if bias is None else np.asarray(bias, np.float64)) - arrays[0] * scale
+        scale = (1.0 if weight is None else np.asarray(weight, np.float64)) / np.sqrt(
+            arrays[1] + epsilon
+        )
+        shift = (0.0 if bias is None else np.asarray(bias, np.float64)) - arrays[0] * scale
         self.affine(scale, shift)
 
     def activation(self, name: str, **parameters: float) -> None:

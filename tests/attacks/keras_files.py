@@ -471,6 +471,11 @@ def keras(
     )
 
 
+def many_keys(n: int) -> bytes:
+    """A JSON object of n short keys and one of them again."""
+    return b"{%s" % b"".join(b'"%x":1,' % i for i in range(n)) + b'"5":1}'
+
+
 def lying(name: str, **lies: Any) -> bytes:
     return zip_file([Entry(k, v, **(lies if k == name else {})) for k, v in entries().items()])
 
@@ -514,6 +519,11 @@ KERAS_ATTACKS: dict[str, Attack] = {
     "configuration of 1 MB of lists": keras(b'{"a":[' + b"[]," * 340_000 + b"[]]}"),
     "configuration of lists and half a string": keras(
         b'{"a":[' + b"[]," * 70_000 + b'"' + b'\\"a' * 250_000
+    ),
+    "configuration of 110,000 keys, one of them twice": keras(many_keys(110_000)),
+    "configuration of 65,000 keys, one of them twice": keras(many_keys(65_000).ljust(2**20)),
+    "metadata and configuration of many keys": keras(
+        many_keys(65_000).ljust(2**20), metadata=many_keys(4_000)
     ),
     "metadata of 1 MB of lists": keras(metadata=b'{"a":[' + b"[]," * 340_000 + b"[]]}"),
     "configuration nested deep": keras(b"[" * 50_000),
