@@ -77,14 +77,14 @@ def test_weights_are_scaled_once_for_all_the_steps_behind_them():
 
 
 def test_products_that_are_much_work_to_fold_stay_layers():
-    n = round(MAX_MULTIPLIED ** (1 / 3))
+    n = int(MAX_MULTIPLIED ** (1 / 3))
     for n_inputs, n_layers in [(n, 1), (n + 1, 2)]:
         steps = Steps()
         steps.linear(np.ones((n_inputs, n)))
         steps.linear(np.ones((n, n)))
         assert len(steps.layers()) == n_layers
     # In all of a network.
-    n = round((MAX_MULTIPLIED / 8) ** (1 / 3))
+    n = int((MAX_MULTIPLIED / 8) ** (1 / 3))
     steps = Steps()
     for _ in range(12):
         steps.linear(np.eye(n))
