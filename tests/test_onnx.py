@@ -1609,7 +1609,7 @@ def test_what_cannot_be_written(tmp_path):
     with pytest.raises(ValueError, match="the format's own"):
         fastnn.Model([Dense(W, B)], metadata={"fastnn": ""}).save(path)
     wide = fastnn.Model([Dense(np.zeros((60_000, 1)), [0.0])], mean=np.full(60_000, 1 / 3))
-    with pytest.raises(ValueError, match="wanted at most 1048576"):
+    with pytest.raises(ValueError, match="wanted metadata of at most 1048576"):
         wide.save(path)
     assert not path.exists()
 

@@ -1,6 +1,7 @@
 """training: the sample is never trained on, recipes are sound, small networks do their task."""
 
 import dataclasses
+import hashlib
 import json
 from itertools import pairwise
 from types import SimpleNamespace
@@ -260,7 +261,9 @@ def test_a_refit_fits_the_digits_that_chose_and_keeps_the_last_weights(torch, tm
     train.train(dataclasses.replace(recipe, refit=True), digits, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x-1", "x-1-refit"]
     best = torch.load(tmp_path / "x-1-refit" / "best.pt", weights_only=True)
-    assert best["epoch"] == 6
+    last = torch.load(tmp_path / "x-1-refit" / "checkpoint.pt", weights_only=True)
+    assert best["epoch"] == last["epoch"] == 6
+    assert all(torch.equal(best["model"][key], last["averaged"][key]) for key in best["model"])
     assert best["validation"] > 0.5
     assert export.validation_of_seeds("x", tmp_path) == {1: 0}
 
@@ -275,7 +278,7 @@ def test_a_release_of_a_refit(torch, tmp_path, monkeypatch):
     monkeypatch.setattr(export.mnist, "load", lambda split, path: digits.all())
     train.train(recipe, digits, tmp_path)
     tokens = ["x", "--out", str(tmp_path), "--to", str(tmp_path / "to"), "--refit"]
-    with pytest.raises(SystemExit, match="no x-1-refit: training.train x --seed 1 --refit makes"):
+    with pytest.raises(SystemExit, match="x-1-refit has no run .*train x --seed 1 --refit --out"):
         export.main(tokens)
     refit = dataclasses.replace(recipe, refit=True)
     train.train(refit, digits, tmp_path)
@@ -286,11 +289,15 @@ def test_a_release_of_a_refit(torch, tmp_path, monkeypatch):
     right = (model.predict(digits.all()[0]) == digits.all()[1]).mean()
     assert model.metadata["test_accuracy"] == f"{right:.4f}"
     assert model.metadata["validation_accuracy"] == "0.0000"
-    assert model.metadata["refit"] == "3 epochs of all 1,000 digits"
-    # One that was stopped is not released.
+    assert model.metadata["refit"].startswith("3 epochs of all 1,000 digits, ")
+    # One of another recipe is not released, nor one that was stopped.
     monkeypatch.setitem(RECIPES, "x", dataclasses.replace(recipe, epochs=4))
     train.train(RECIPES["x"], digits, tmp_path)
-    with pytest.raises(SystemExit, match="x-1-refit is at epoch 3 of 4"):
+    with pytest.raises(SystemExit, match="x-1-refit has epochs 3, the recipe 4"):
+        export.main(tokens)
+    about = tmp_path / "x-1-refit" / "recipe.json"
+    about.write_text(about.read_text().replace('"epochs": 3', '"epochs": 4'))
+    with pytest.raises(SystemExit, match="x-1-refit has no run that came to its end"):
         export.main(tokens)
 
 
@@ -318,14 +325,15 @@ def test_a_student_learns_from_its_teachers(torch, tmp_path, monkeypatch):
         wobble=Augmentation(1, 0.01, 0.01, 0.5, 0.1),
     )  # fmt: skip
     monkeypatch.setitem(RECIPES, "t", teacher)
-    with pytest.raises(SystemExit, match="train that first"):
+    with pytest.raises(SystemExit, match="t-1 has no run that came to its end: .*train t --seed 1"):
         train.train(student, small_digits(), tmp_path)
     train.train(teacher, small_digits(), tmp_path)
     assert train.train(student, small_digits(), tmp_path) > 0.2
+    made = hashlib.sha256((tmp_path / "t-1" / "best.pt").read_bytes()).hexdigest()[:8]
     refit = dataclasses.replace(student, refit=True)  # learns from more of the same copies
     assert train.train(refit, small_digits(), tmp_path) > 0.2
     assert sorted(path.name for path in tmp_path.glob("copies-*/*")) == [
-        "1-images.npy", "1-t-1.npy", "2-images.npy", "2-t-1.npy"
+        "1-images.npy", f"1-t-1-{made}.npy", "2-images.npy", f"2-t-1-{made}.npy"
     ]  # fmt: skip
 
 

@@ -428,12 +428,12 @@ def _recipe_section(about: dict[str, str]) -> list[str]:
     if len(seeds := again.stated(about)) > 1:
         rows.append(("over the seeds", again.told(again.spread(seeds))))
     lines = [_markdown(("what the file states", ""), rows, ())]
+    refit = (", and again with `--refit`,", " --refit") if "refit" in about else ("", "")
     if made == "training.recipes" and name in RECIPES:
         lines += [
             "",
-            f"`python -m training.train {name}` trains it, `python -m training.export {name}` "
-            + ("releases it, each again with `--refit` " if "refit" in about else "releases it ")
-            + "([how](../../training/README.md)); the recipe:",
+            f"`python -m training.train {name}`{refit[0]} trains it, `python -m training.export "
+            f"{name}{refit[1]}` releases it ([how](../../training/README.md)); the recipe:",
             "",
             _markdown(("", ""), _recipe_rows(RECIPES[name]), ()),
         ]

@@ -2,20 +2,20 @@
 
 Invariant: copy `number` of a distortion is the same for every student, whatever its seed and its
 teachers, and a teacher is asked about it once: that costs more than training a small student does.
+What is kept of a teacher has a name of its weights, so that another of its name is asked anew.
 Images are uint8, rounded, as a network sees them in use; a teacher's answers are its
 log-probabilities, float16, a student's the mean of its teachers'. Copy 0 is the digits as they are.
 """
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from training import augment, networks
+from training import augment, networks, runs
 from training.arithmetic import generator, logits
 from training.recipes import RECIPES, Recipe
 
@@ -26,13 +26,12 @@ class Copies:
     def __init__(self, recipe: Recipe, images: torch.Tensor, out: Path) -> None:
         """`images`: uint8 (n, 28, 28), on the device that makes the copies and gets them."""
         self._images, self._bounds = images, recipe.augmentation
-        self._teachers = {RECIPES[name].run: RECIPES[name] for name in recipe.teachers}
-        self._networks: dict[str, torch.nn.Module] = {}  # by run, of the teachers that were asked
-        self._out = out
-        for run, teacher in self._teachers.items():
-            if not (file := self._weights(run)).is_file():
-                wanted = f"train that first ({file} is missing)"
-                sys.exit(f"{recipe.name} learns from {teacher.name}: {wanted}")
+        self._teachers: dict[str, tuple[Recipe, torch.nn.Module]] = {}
+        for teacher in (RECIPES[name] for name in recipe.teachers):
+            network = networks.build(teacher)
+            network.load_state_dict(runs.weights(teacher, out)["model"])
+            made = hashlib.sha256((out / teacher.run / "best.pt").read_bytes()).hexdigest()
+            self._teachers[f"{teacher.run}-{made[:8]}"] = teacher, network.to(images.device)
         key = hashlib.sha256(images.cpu().numpy().tobytes())
         key.update(repr(recipe.augmentation).encode())
         if images.device.type != "cpu":  # which draws other copies
@@ -44,13 +43,10 @@ class Copies:
         """The images, uint8 (n, 28, 28), and the answers, float32 (n, 10), of a copy."""
         images = self._kept(f"{number}-images", lambda: self._copy(number))
         answers = [
-            self._kept(f"{number}-{run}", lambda run=run: self._ask(run, images)).float()
-            for run in self._teachers
+            self._kept(f"{number}-{name}", lambda name=name: self._ask(name, images)).float()
+            for name in self._teachers
         ]
         return images, torch.stack(answers).mean(0)
-
-    def _weights(self, run: str) -> Path:
-        return self._out / run / "best.pt"
 
     def _kept(self, name: str, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         file = self._folder / f"{name}.npy"
@@ -68,10 +64,6 @@ class Copies:
         shown = augment.distorted(self._images, self._bounds, draws).squeeze(1)
         return (shown * 255).round().clamp(0, 255).byte()
 
-    def _ask(self, run: str, images: torch.Tensor) -> torch.Tensor:
-        teacher = self._teachers[run]
-        if run not in self._networks:
-            network = networks.build(teacher)
-            network.load_state_dict(torch.load(self._weights(run), weights_only=True)["model"])
-            self._networks[run] = network.to(images.device)
-        return logits(self._networks[run], images, teacher).log_softmax(1).half()
+    def _ask(self, name: str, images: torch.Tensor) -> torch.Tensor:
+        teacher, network = self._teachers[name]
+        return logits(network, images, teacher).log_softmax(1).half()

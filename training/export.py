@@ -2,9 +2,9 @@
 
 Takes the seed that the validation split chose among RUNS/NAME-SEED, and of that run the epoch
 (best.pt), folds batch norm, measures, and writes FOLDER/NAME.safetensors (or .npz with --npz),
-calibrated for int8 on the images that were fitted. With --refit, the weights of that seed's refit,
-beside the figures by which seed and recipe were chosen. Invariant: the test set is looked at once
-per set of weights. The figure is kept in RUNS/NAME-released.json under the SHA-256 of the weights,
+calibrated for int8 on the 54,000 images that were fitted. With --refit, the weights of that seed's
+refit, beside the figures by which seed and recipe were chosen. Invariant: the test set is looked at
+once per set of weights. The figure is kept in RUNS/NAME-released.json under the SHA-256 of the weights,
 and a second export of the same weights quotes it; the number of looks so far goes into the
 metadata.
 """
@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,43 +67,26 @@ def validation_of_seeds(name: str, out: Path) -> dict[int, float]:
     """{seed: validation accuracy} of the runs of a recipe that came to their end."""
     import torch
 
+    from training import runs
+
     found = {}
     for folder in out.glob(f"{name}-*"):
-        checkpoint = folder / "checkpoint.pt"
-        if not (folder / "best.pt").is_file() or not checkpoint.is_file():
+        recipe = runs.finished(folder)
+        if recipe is None or recipe["name"] != name or recipe.get("refit"):
             continue
-        recipe = json.loads((folder / "recipe.json").read_text())
-        if recipe["name"] != name or recipe.get("refit"):
-            continue
-        done = torch.load(checkpoint, weights_only=True, map_location="cpu")["epoch"]
-        if done == recipe["epochs"]:
-            best = torch.load(folder / "best.pt", weights_only=True)
-            found[recipe["seed"]] = best["validation"]
+        best = torch.load(folder / "best.pt", weights_only=True)
+        found[recipe["seed"]] = best["validation"]
     return found
 
 
 def trained(recipe: Recipe, out: Path) -> tuple[Arrays, dict]:
-    """The weights that a run left, and the checkpoint's other entries."""
-    import torch
+    """The weights that a run left, and the other entries beside them."""
+    from training import networks, runs
 
-    from training import networks
-
-    best = torch.load(out / recipe.run / "best.pt", weights_only=True)
+    best = runs.weights(recipe, out)
     network = networks.build(recipe)
     network.load_state_dict(best.pop("model"))
     return networks.dense_arrays(network), best
-
-
-def refitted(recipe: Recipe, out: Path) -> Arrays:
-    """The last weights of a recipe's refit; SystemExit where it has not come to its end."""
-    refit = dataclasses.replace(recipe, refit=True)
-    how = f"training.train {recipe.name} --seed {recipe.seed} --refit"
-    if not (out / refit.run / "best.pt").is_file():
-        sys.exit(f"{out} has no {refit.run}: {how} makes it")
-    arrays, last = trained(refit, out)
-    if last["epoch"] < recipe.epochs:
-        sys.exit(f"{refit.run} is at epoch {last['epoch']} of {recipe.epochs}: {how} goes on")
-    return arrays
 
 
 def model_file(name: str, arrays: Arrays, activation: str, metadata: dict) -> formats.ModelFile:
@@ -139,7 +121,6 @@ def metadata(
         "recipe": f"training.recipes: {recipe.name}",
         "seed": str(recipe.seed),
         "epoch": f"{best['epoch']} of {recipe.epochs}",
-        **({"device": best["device"]} if best.get("device", "cpu") != "cpu" else {}),
         "parameters": str(sum(weight.size + bias.size for weight, bias in arrays)),
         "validation_accuracy": f"{validation:.4f}",
         "test_accuracy": f"{figure['test']:.4f}",
@@ -164,14 +145,21 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"{chosen.out} has no finished run of {recipe.name}: train it first")
     recipe = dataclasses.replace(recipe, seed=max(seeds, key=lambda seed: (seeds[seed], -seed)))
     digits = data.load(chosen.data)
-    judged, best = trained(recipe, chosen.out)
-    arrays = refitted(recipe, chosen.out) if chosen.refit else judged
+    judged, best = arrays, last = trained(recipe, chosen.out)
+    if chosen.refit:
+        arrays, last = trained(dataclasses.replace(recipe, refit=True), chosen.out)
     ledger = chosen.out / f"{recipe.name}-released.json"
     figure = look_once(arrays, recipe.activation, chosen.data, ledger)
     about = metadata(recipe, judged, best, digits, figure)
     about["validation_by_seed"] = ", ".join(f"{s}: {seeds[s]:.4f}" for s in sorted(seeds))
     if chosen.refit:
-        about["refit"] = f"{recipe.epochs} epochs of all {len(digits.all()[0]):,} digits"
+        n_digits = len(digits.all()[0])
+        about["refit"] = (
+            f"{last['epoch']} epochs of all {n_digits:,} digits, from the start; epoch and "
+            "validation are of the run without the digits that chose"
+        )
+    if last.get("device", "cpu") != "cpu":
+        about["device"] = last["device"]
     name = chosen.released or recipe.name
     chosen.to.mkdir(parents=True, exist_ok=True)
     if chosen.npz:

@@ -63,7 +63,7 @@ class Recipe:
 
     @property
     def is_teacher(self) -> bool:
-        """A convolutional network, which is not released."""
+        """A convolutional network that is not written out as dense layers, nor released."""
         return not self.widths
 
     @property

@@ -91,7 +91,10 @@ def train(
     device: torch.device | str = "cpu",
     checkpoint_seconds: float = 30.0,
 ) -> float:
-    """Train (or go on training) a recipe; returns the best validation accuracy."""
+    """Train (or go on training) a recipe; returns the best accuracy on the digits to choose by.
+
+    Those are fitted as well in a refit, of which it says nothing.
+    """
     folder = out / recipe.run
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1))

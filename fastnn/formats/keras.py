@@ -32,7 +32,7 @@ __all__ = ["Place", "from_keras", "layers"]
 _Array = npt.NDArray[Any]
 
 MAX_DEPTH = 8  # of models in models
-MAX_OBJECTS = 32_768  # of JSON: a layer has some twenty
+JSON_LIMITS = 32_768, 65_536  # objects and commas: a layer has some twenty of each
 
 
 def from_keras(model: Any, *, isa: str | None = None) -> Model:
@@ -65,7 +65,8 @@ def from_keras(model: Any, *, isa: str | None = None) -> Model:
     try:
         _check_living(model)
         return Model(
-            layers(json_object(model.to_json(), "the configuration", MAX_OBJECTS), weights), isa=isa
+            layers(json_object(model.to_json(), "the configuration", *JSON_LIMITS), weights),
+            isa=isa,
         )
     except Wrong as wrong:
         expected, found = wrong.args

@@ -35,7 +35,7 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
             "the attribute model_config of a whole model, which Keras' model.save writes",
             "none: weights alone do not say what they are for",
         )
-    config = json_object(attributes["model_config"], "model_config", keras.MAX_OBJECTS)
+    config = json_object(attributes["model_config"], "model_config", *keras.JSON_LIMITS)
     version = attributes.get("keras_version", "")
     if version[:2] not in ("2.", "3."):
         raise Wrong("a file of Keras 2 or 3", f"version {quoted(version)}")

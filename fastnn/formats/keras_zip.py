@@ -35,7 +35,7 @@ def parse(data: bytes, max_bytes: int) -> ModelFile:
             texts.append(archive.unpacked(zipped, by_name[name]))
         stored = archive.unpacked(zipped, by_name[_WEIGHTS])
     metadata = json_object(texts[0], _METADATA)
-    config = json_object(texts[1], _CONFIG, keras.MAX_OBJECTS)
+    config = json_object(texts[1], _CONFIG, *keras.JSON_LIMITS)
     version = metadata.get("keras_version")
     if not isinstance(version, str) or not version.startswith("3."):
         raise Wrong("a file of Keras 3", f"version {quoted(version)}")

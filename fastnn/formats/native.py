@@ -31,10 +31,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.formats.model_file import (
+    MAX_COMMAS,
+    MAX_METADATA,
     MAX_WIDTH,
     ModelFile,
     Wrong,
-    check_size,
     checked,
     json_object,
     quoted,
@@ -55,6 +56,7 @@ _KINDS = ("dense",)
 UNITS = ("scale", "mean", "std")
 MAX_TENSORS = 4096  # of any program's file; ours have two a layer
 _MAX_DIMENSIONS = 8
+_MAX_COMMAS = 2 * MAX_COMMAS  # of an architecture, which holds the classes
 _SIZES = {  # bytes, by the dtypes of safetensors
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
@@ -80,7 +82,7 @@ def pieces(model_file: ModelFile) -> list[bytes | memoryview]:
     for i, layer in enumerate(model_file.layers):
         arrays[f"layers.{i}.weight"] = layer.weight
         arrays[f"layers.{i}.bias"] = layer.bias
-    metadata = {KEY: json.dumps(describe(model_file)), **model_file.metadata}
+    metadata = {KEY: written(describe(model_file)), **model_file.metadata}
     # Not safetensors.serialize: it writes the metadata in another order each time.
     header: dict[str, Any] = {"__metadata__": metadata}
     start = 0
@@ -98,16 +100,31 @@ def pieces(model_file: ModelFile) -> list[bytes | memoryview]:
             f"write: classes and metadata make a header of {len(text)} bytes, "
             f"wanted at most {MAX_HEADER_BYTES}"
         )
-    for what, written in (("classes", metadata[KEY]), ("metadata", text.decode())):
-        try:
-            check_size(written, f"the header's {what}")
-        except Wrong as wrong:
-            raise ValueError(f"write: {what} of too many values, wanted {wrong.args[0]}") from None
     return [struct.pack("<Q", len(text)), text, *(map(_little_endian, arrays.values()))]
 
 
 def _little_endian(array: npt.NDArray[Any]) -> memoryview:
     return array.astype(array.dtype.newbyteorder("<"), copy=False).data
+
+
+def written(about: dict[str, Any]) -> str:
+    """An architecture as text; ValueError for more than `described` takes."""
+    text = json.dumps(about)
+    try:
+        described(text)
+    except Wrong as wrong:
+        expected, found = wrong.args
+        what = "classes, and scale, mean and std that are lists,"
+        raise ValueError(f"write: {what} make {found}, wanted {expected}") from None
+    return text
+
+
+def described(text: str) -> dict[str, Any]:
+    """The architecture that `written` wrote."""
+    if len(text) > MAX_HEADER_BYTES:
+        found = f"{len(text)} characters"
+        raise Wrong(f"metadata of at most {MAX_HEADER_BYTES} characters", found)
+    return json_object(text, f"the metadata {KEY!r}", n_commas=_MAX_COMMAS)
 
 
 def describe(model_file: ModelFile) -> dict[str, Any]:
@@ -156,7 +173,7 @@ def parse(
     if KEY in metadata:
         if activations is not None or layout is not None:
             raise Wrong("no activations= and layout=", f"an architecture in the metadata {KEY!r}")
-        about = json_object(metadata.pop(KEY), f"the metadata {KEY!r}")
+        about = described(metadata.pop(KEY))
         return build(about, {tensor.name: _array(tensor) for tensor in tensors}, metadata)
     if activations is None:
         raise Wrong(
@@ -256,6 +273,8 @@ def _header(start: bytes, n_bytes: int) -> tuple[dict[str, str], dict[str, _Span
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(type(v) is str for v in metadata.values()):
         raise Wrong("the metadata as strings by name", quoted(metadata))
+    if len(metadata) > MAX_METADATA:
+        raise Wrong(f"metadata of at most {MAX_METADATA} names", f"{len(metadata)}")
     if len(header) > MAX_TENSORS:
         raise Wrong(f"at most {MAX_TENSORS} tensors", f"{len(header)}")
     first = at = 8 + n_header

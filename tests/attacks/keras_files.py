@@ -522,6 +522,13 @@ KERAS_ATTACKS: dict[str, Attack] = {
     ),
     "configuration of 110,000 keys, one of them twice": keras(many_keys(110_000)),
     "configuration of 65,000 keys, one of them twice": keras(many_keys(65_000).ljust(2**20)),
+    "configuration of brackets and 500,000 escapes in a string": keras(
+        b'{"' + b"[" * 66_000 + b"\\n" * 490_000 + b'":{}}'
+    ),
+    "configuration of commas and 450,000 empty strings": keras(
+        b'{"a":[' + b"," * 66_000 + b'""' * 450_000
+    ),
+    "configuration of 65,000 floats": keras(b'{"a":[' + b"1.5," * 65_000 + b"1]}"),
     "metadata and configuration of many keys": keras(
         many_keys(65_000).ljust(2**20), metadata=many_keys(4_000)
     ),

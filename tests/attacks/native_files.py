@@ -130,6 +130,22 @@ ATTACKS: dict[str, Attack] = {
     "objects nested 100,000 deep": safetensors(b'{"a":' * 100_000),
     "lists nested deep, closed": safetensors(b'{"a":' + b"[" * 900 + b"]" * 900 + b"}"),
     "131,000 empty objects": safetensors(b'{"a":[' + b"{}," * 340_000 + b"{}]}"),
+    "brackets and 500,000 escapes in a name": safetensors(
+        b'{"' + b"[" * 9_000 + b"\\n" * 500_000 + b'":{}}'
+    ),
+    "commas and 450,000 empty strings": safetensors(
+        b'{"a":[' + b"," * 33_000 + b'""' * 450_000 + b"]}"
+    ),
+    "30,000 metadata": safetensors(
+        b'{"__metadata__":{%s"x":""}}' % b"".join(b'"%x":"",' % i for i in range(30_000))
+    ),
+    "metadata of 32,000 floats": safetensors(b'{"__metadata__":[' + b"1.5," * 32_000 + b"1]}"),
+    "65,000 classes and 4,000 metadata": native(
+        metadata={
+            "fastnn": '{"version":1,"classes":[' + "1," * 65_000 + "1]}",
+            **{str(i): "" for i in range(4_000)},
+        }
+    ),
     "100,000 keys": many('"%d":{}', 2**20 - 2000),
     "one key 100,000 times": safetensors(b"{" + b'"a":{},' * 100_000 + b'"a":{}}'),
     "50,000 tensors of no dtype": many('"%d":{"dtype":0}', 2**20 - 2000),

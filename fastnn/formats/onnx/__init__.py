@@ -16,7 +16,6 @@ docs/onnx.md has the table of operators.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from fastnn._core import check_isa
 from fastnn.checks import FLOAT32_MAX
 from fastnn.errors import LoadError
 from fastnn.formats import native
-from fastnn.formats.model_file import ModelFile, Wrong, checked, json_object
+from fastnn.formats.model_file import ModelFile, Wrong, checked
 from fastnn.formats.onnx import arithmetic, chain, labels, proto, quantized, shapes
 from fastnn.layers import Dense
 from fastnn.quantize import Calibration
@@ -79,10 +78,7 @@ def _calibration(ranges: tuple[tuple[float, float], ...], is_uint8: bool) -> Cal
 
 def _about(network: chain.Network, text: str, metadata: dict[str, str]) -> ModelFile:
     """The graph's weights and what the metadata say of them, activations included."""
-    if len(text) > native.MAX_HEADER_BYTES:
-        found = f"{len(text)} characters"
-        raise Wrong(f"metadata of at most {native.MAX_HEADER_BYTES} characters", found)
-    about = json_object(text, f"the metadata {KEY!r}")
+    about = native.described(text)
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name in native.UNITS:
         if isinstance(about.get(name), list):
@@ -195,12 +191,7 @@ def pieces(model_file: ModelFile) -> list[bytes | memoryview]:
         for name in native.UNITS
         if isinstance(value := getattr(model_file, name), np.ndarray)
     }
-    text = json.dumps(about)
-    if len(text) > native.MAX_HEADER_BYTES:
-        raise ValueError(
-            f"write: classes, scale, mean and std make metadata of {len(text)} characters, wanted "
-            f"at most {native.MAX_HEADER_BYTES}"
-        )
+    text = native.written(about)
     nodes: list[Any] = []
     tensors: list[Any] = []
     at = "x"

@@ -1,0 +1,41 @@
+"""What a run leaves behind, for those that come after it: students of a teacher, and a release.
+
+Invariant: nothing is taken of a run that has not come to its end, or that another recipe of the
+same name made.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.recipes import Recipe
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The fields of the recipe of the run in `folder`; None if it has not come to its end."""
+    files = [folder / name for name in ("recipe.json", "checkpoint.pt", "best.pt")]
+    if not all(file.is_file() for file in files):
+        return None
+    recipe = json.loads(files[0].read_text())
+    done = torch.load(files[1], weights_only=True, map_location="cpu")["epoch"]
+    return recipe if done == recipe["epochs"] else None
+
+
+def weights(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """What `training.train` left in best.pt of this very recipe; SystemExit if it did not."""
+    found = finished(out / recipe.run)
+    if found is None:
+        seed = f"--seed {recipe.seed}{' --refit' if recipe.refit else ''}"
+        sys.exit(
+            f"{out / recipe.run} has no run that came to its end: "
+            f"python -m training.train {recipe.name} {seed} --out {out}"
+        )
+    wanted = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    for name, value in wanted.items():
+        if found.get(name, value) != value:  # a run may be older than a field
+            sys.exit(f"{out / recipe.run} has {name} {found[name]}, the recipe {value}")
+    return torch.load(out / recipe.run / "best.pt", weights_only=True, map_location="cpu")
