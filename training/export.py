@@ -4,8 +4,8 @@ Takes the seed that the validation split chose among RUNS/NAME-SEED, and of that
 (best.pt), folds batch norm, measures, and writes FOLDER/NAME.safetensors (or .npz with --npz),
 calibrated for int8 on the 54,000 images that were fitted. With --refit, the weights of that seed's
 refit, beside the figures by which seed and recipe were chosen. Invariant: the test set is looked at
-once per set of weights. The figure is kept in RUNS/NAME-released.json under the SHA-256 of the weights,
-and a second export of the same weights quotes it; the number of looks so far goes into the
+once per set of weights. The figure is kept in RUNS/NAME-released.json under the SHA-256 of the
+weights, and a second export of the same weights quotes it; the number of looks so far goes into the
 metadata.
 """
 
