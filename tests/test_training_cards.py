@@ -201,7 +201,7 @@ def test_recipes_are_told_whole():
     assert "seed" not in rows  # the file has the seed that counts
     assert "convolutions" not in rows
     rows = dict(cards._recipe_rows(cards.RECIPES["mnist-large"]))
-    assert rows["convolutions"].startswith("24 channels of 5x5 (stride 2, padding 0), 48 channels")
+    assert rows["convolutions"].startswith("24 channels of 5x5 (stride 2, padding 0), 56 channels")
 
 
 def test_a_card_tells_of_layers_that_were_convolutions():
@@ -209,6 +209,16 @@ def test_a_card_tells_of_layers_that_were_convolutions():
     for name, has in (("mnist-large", True), ("mnist-large-plain", False)):
         lines = "\n".join(cards._recipe_section({"recipe": f"training.recipes: {name}"}))
         assert (told in lines) == has, name
+
+
+def test_a_card_tells_how_a_refit_is_made():
+    about = {"recipe": "training.recipes: mnist-large"}
+    once = "\n".join(cards._recipe_section(about))
+    twice = "\n".join(cards._recipe_section({**about, "refit": "1 epoch"}))
+    assert "--refit" not in once
+    assert "train mnist-large`, and again with `--refit`, trains it" in twice
+    assert "export mnist-large --refit` releases it" in twice
+    assert "| refit | 1 epoch |" in twice
 
 
 # ---- the picture ---------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ RECIPES = {
         Recipe("mnist-large-plain", (784, 1000, 1000, 500, 10), epochs=150, plain_epochs=20,
                learning_rate=1e-2, **_WIDE),
         # Convolutions while they are trained, dense layers afterwards.
-        Recipe("mnist-large", (784, 3456, 1400, 1600, 864, 192, 10), epochs=140, plain_epochs=15,
+        Recipe("mnist-large", (784, 3456, 1400, 1600, 864, 192, 10), epochs=68, plain_epochs=8,
                convolutions=_FIVE, **{**_WIDE, "teachers": _STRIDED, "augmentation": _BETTER_SEE,
                                       "batch": 250, "learning_rate": 4e-3, "weight_decay": 2e-2}),
         Recipe("mnist-large-shallow", (784, 3456, 1200, 1600, 256, 10), epochs=200,
