@@ -268,6 +268,34 @@ def test_a_refit_fits_the_digits_that_chose_and_keeps_the_last_weights(torch, tm
     assert export.validation_of_seeds("x", tmp_path) == {1: 0}
 
 
+def test_a_run_that_stops_before_its_schedule_ends_is_the_beginning_of_the_whole(torch, tmp_path):
+    from training import runs, train
+
+    whole = Recipe("x", (784, 12, 10), epochs=4, batch=50, average=0.9)
+    early = dataclasses.replace(whole, stop=2)
+    train.train(early, small_digits(), tmp_path / "early")
+    found = runs.weights(early, tmp_path / "early")
+    assert found["epoch"] <= 2
+    state = torch.load(tmp_path / "early" / "x-1" / "checkpoint.pt", weights_only=True)
+    assert state["epoch"] == 2
+    train.train(whole, small_digits(), tmp_path / "early")  # goes on
+    train.train(whole, small_digits(), tmp_path / "whole")
+    one, two = (
+        torch.load(tmp_path / name / "x-1" / "checkpoint.pt", weights_only=True)["averaged"]
+        for name in ("early", "whole")
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    # A run that went further is one that stopped, if its best epoch lies before.
+    assert train.train(early, small_digits(), tmp_path / "whole") > 0
+    file = tmp_path / "whole" / "x-1" / "best.pt"
+    best = torch.load(file, weights_only=True)
+    torch.save({**best, "epoch": 2}, file)
+    assert runs.weights(early, tmp_path / "whole")["epoch"] == 2
+    torch.save({**best, "epoch": 3}, file)
+    with pytest.raises(SystemExit, match="x-1 is of epoch 3, the recipe has 2"):
+        runs.weights(early, tmp_path / "whole")
+
+
 def test_a_release_of_a_refit(torch, tmp_path, monkeypatch):
     """Its own weights and test figure, beside those that chose the recipe."""
     from training import train

@@ -452,7 +452,7 @@ def _recipe_rows(recipe: Any) -> Rows:
         value = getattr(recipe, field.name)
         if field.name in ("name", "seed", "refit", "n_conv", "kernel", "channels"):
             continue  # the file says the seed and whether; the rest is of teachers
-        if field.name == "convolutions" and not value:
+        if field.name in ("convolutions", "stop") and not value:
             continue  # few have them
         if dataclasses.is_dataclass(value):
             words = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(value).items())

@@ -120,7 +120,7 @@ def metadata(
     return {
         "recipe": f"training.recipes: {recipe.name}",
         "seed": str(recipe.seed),
-        "epoch": f"{best['epoch']} of {recipe.epochs}",
+        "epoch": f"{best['epoch']} of {recipe.last}",
         "parameters": str(sum(weight.size + bias.size for weight, bias in arrays)),
         "validation_accuracy": f"{validation:.4f}",
         "test_accuracy": f"{figure['test']:.4f}",

@@ -39,7 +39,8 @@ class Recipe:
     name: str
     widths: tuple[int, ...]
     activation: str = "relu"
-    epochs: int = 60
+    epochs: int = 60  # of the learning rate's schedule
+    stop: int = 0  # the last one that is trained, if not the schedule's
     batch: int = 250
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
@@ -65,6 +66,11 @@ class Recipe:
     def is_teacher(self) -> bool:
         """A convolutional network that is not written out as dense layers, nor released."""
         return not self.widths
+
+    @property
+    def last(self) -> int:
+        """The last epoch that is trained."""
+        return self.stop or self.epochs
 
     @property
     def run(self) -> str:
@@ -123,7 +129,8 @@ RECIPES = {
         Recipe("mnist-large-plain", (784, 1000, 1000, 500, 10), epochs=150, plain_epochs=20,
                learning_rate=1e-2, **_WIDE),
         # Convolutions while they are trained, dense layers afterwards.
-        Recipe("mnist-large", (784, 3456, 1400, 1600, 864, 192, 10), epochs=68, plain_epochs=8,
+        Recipe("mnist-large", (784, 3456, 1400, 1600, 864, 192, 10), epochs=140, stop=72,
+               plain_epochs=15,
                convolutions=_FIVE, **{**_WIDE, "teachers": _STRIDED, "augmentation": _BETTER_SEE,
                                       "batch": 250, "learning_rate": 4e-3, "weight_decay": 2e-2}),
         Recipe("mnist-large-shallow", (784, 3456, 1200, 1600, 256, 10), epochs=200,

@@ -22,7 +22,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
         return None
     recipe = json.loads(files[0].read_text())
     done = torch.load(files[1], weights_only=True, map_location="cpu")["epoch"]
-    return recipe if done == recipe["epochs"] else None
+    return recipe if done >= (recipe.get("stop") or recipe["epochs"]) else None
 
 
 def weights(recipe: Recipe, out: Path) -> dict[str, Any]:
@@ -38,4 +38,7 @@ def weights(recipe: Recipe, out: Path) -> dict[str, Any]:
     for name, value in wanted.items():
         if found.get(name, value) != value:  # a run may be older than a field
             sys.exit(f"{out / recipe.run} has {name} {found[name]}, the recipe {value}")
-    return torch.load(out / recipe.run / "best.pt", weights_only=True, map_location="cpu")
+    best = torch.load(out / recipe.run / "best.pt", weights_only=True, map_location="cpu")
+    if best["epoch"] > recipe.last:  # it went on before the recipe had an end so early
+        sys.exit(f"{out / recipe.run} is of epoch {best['epoch']}, the recipe has {recipe.last}")
+    return best

@@ -139,7 +139,7 @@ def train(
 
     _cut(curves, first)
     saved = time.perf_counter()
-    for epoch in range(first, recipe.epochs):
+    for epoch in range(first, recipe.last):
         start = time.perf_counter()
         is_plain = epoch >= recipe.epochs - recipe.plain_epochs
         soft = None
@@ -186,12 +186,12 @@ def train(
         with open(curves, "a", newline="") as file:
             csv.writer(file).writerow(row)
         print(
-            f"{recipe.run}: epoch {row[0]}/{recipe.epochs}, loss {row[1]}, "
+            f"{recipe.run}: epoch {row[0]}/{recipe.last}, loss {row[1]}, "
             f"validation {accuracy:.2%} (best {best:.2%}), {row[3]} s",
             file=sys.stderr,
             flush=True,
         )
-        now, is_last = time.perf_counter(), epoch + 1 == recipe.epochs
+        now, is_last = time.perf_counter(), epoch + 1 == recipe.last
         if is_last or now - saved >= checkpoint_seconds:
             _save(
                 {"model": network.state_dict(), "averaged": averaged.state_dict(),
