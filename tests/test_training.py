@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -327,6 +328,20 @@ def test_a_release_of_a_refit(torch, tmp_path, monkeypatch):
     about.write_text(about.read_text().replace('"epochs": 3', '"epochs": 4'))
     with pytest.raises(SystemExit, match="x-1-refit has no run that came to its end"):
         export.main(tokens)
+
+
+def test_the_kept_weights_are_those_of_the_card(torch, tmp_path, mnist_path):
+    """Written from the tree, the file is as accurate as its card says, on the test set as well."""
+    from training import kept
+
+    kept.main(["--to", str(tmp_path), "--data", str(mnist_path)])
+    model = fastnn.load(tmp_path / "mnist-large.safetensors")
+    documents = Path(kept.__file__).parent.parent / "docs" / "models" / "models.json"
+    (entry,) = (e for e in json.loads(documents.read_text())["models"] if e["name"] == kept.NAME)
+    assert dict(model.metadata) == entry["metadata"]
+    images, labels = mnist.load("test", mnist_path)
+    n_right = int((model.predict(images) == labels).sum())
+    assert n_right == entry["precisions"]["float32"]["n_right"] >= 9_965
 
 
 def test_distortion_is_reproducible_and_keeps_the_digit(torch):
