@@ -139,7 +139,7 @@ def _pieces(value: object) -> Iterator[str]:
         yield ascii(value[:100] if isinstance(value, str | bytes) else value)
 
 
-def check_size(text: str, what: str, n_lists: int, n_commas: int) -> None:
+def _check_size(text: str, what: str, n_lists: int, n_commas: int) -> None:
     """`Wrong` for a JSON text of more lists or commas, outside its strings: before there are any
     values, as they cost more than their text.
     """
@@ -191,7 +191,7 @@ def json_object(
     try:
         # bytes are decoded here: json.loads would guess UTF-16 and UTF-32 as well.
         decoded = text if isinstance(text, str) else text.decode()
-        check_size(decoded, what, 2 * n_objects, n_commas)
+        _check_size(decoded, what, 2 * n_objects, n_commas)
         found = json.loads(decoded, object_pairs_hook=unique, parse_constant=constant)
     except (ValueError, RecursionError) as reason:
         raise Wrong(f"{what} to be JSON", quoted(str(reason))) from None
