@@ -111,12 +111,17 @@ def checked(what: str, build: Callable[[], T]) -> T:
 
 def quoted(value: object) -> str:
     """`value` from a hostile file, for a message: short, and without control characters."""
+    pieces = [_piece(value)] if isinstance(value, str | bytes) else _pieces(value)
     text = ""
-    for piece in _pieces(value):  # no more than are shown: a megabyte of numbers takes 0.1 s
+    for piece in pieces:  # no more than are shown: a megabyte of numbers takes 0.1 s
         text += piece
         if len(text) > 80:
             return f"{text[:77]}..."
     return text
+
+
+def _piece(value: object) -> str:
+    return ascii(value[:100] if isinstance(value, str | bytes) else value)
 
 
 def _pieces(value: object) -> Iterator[str]:
@@ -136,7 +141,7 @@ def _pieces(value: object) -> Iterator[str]:
             yield from _pieces(one)
         yield "]"
     else:
-        yield ascii(value[:100] if isinstance(value, str | bytes) else value)
+        yield _piece(value)
 
 
 def _check_size(text: str, what: str, n_lists: int, n_commas: int) -> None:

@@ -210,13 +210,13 @@ class Chain:
     def run(self, node: Node, handler: Handler) -> None:
         """Enter the values that a node gives; what is wrong with it is told with its name."""
         try:
-            inputs = [self._value(name) if name else None for name in node.inputs]
+            inputs = [self._value(name) if name else None for name in node.wired.inputs]
             given = checked("its arguments", lambda: handler(self, node, *inputs))
         except Wrong as wrong:
             expected, found = wrong.args
-            raise Wrong(f"for {node.text}: {expected}", found) from None
+            raise Wrong(f"for {node.wired.text}: {expected}", found) from None
         values = given if isinstance(given, tuple) else (given,)
-        self._values.update(zip(node.outputs, values, strict=False))
+        self._values.update(zip(node.wired.outputs, values, strict=False))
 
     def _value(self, name: str) -> Value:
         if name not in self._values and name in self.graph.tensors:

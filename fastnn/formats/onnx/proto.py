@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,19 +48,33 @@ def package() -> Any:
     return onnx
 
 
+class Wired(NamedTuple):
+    """A node of the file at its place among all, the names of its values read once."""
+
+    place: int
+    node: onnx.NodeProto
+    inputs: tuple[str, ...]
+    """Names of values; "" for one that is left out."""
+    outputs: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """Its name, operator and domain, for messages."""
+        node, domain = self.node, _domain(self.node.domain)
+        name = quoted(node.name) if node.name else f"{self.place}"
+        where = f", domain {quoted(domain)}" * bool(domain)
+        return f"node {name} ({quoted(node.op_type)[1:-1]}{where})"
+
+
 @dataclass(frozen=True)
 class Node:
     """A node of a graph, its attributes complete and of their types."""
 
-    text: str
-    """Its name, operator and domain, for messages."""
+    wired: Wired
     kind: str
     """The operator, with its domain where that is not ONNX's own: "Gemm", "ai.onnx.ml.ZipMap"."""
     version: int
     """Of the operator set that it belongs to."""
-    inputs: tuple[str, ...]
-    """Names of values; "" for one that is left out."""
-    outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
     """By name: int, float, str, tuples of these, or an onnx.TensorProto; defaults filled in."""
 
@@ -108,10 +122,10 @@ def read_graph(data: bytes, max_bytes: int, supported: Iterable[str]) -> Graph:
     outputs = tuple(value.name for value in graph.output)
     if not outputs:
         raise Wrong("a graph with an output", "none")
-    nodes = _live(graph.node, {inputs[0].name, *tensors}, outputs)
+    live = _live(graph.node, {inputs[0].name, *tensors}, outputs)
     known = set(supported)
     return Graph(
-        nodes=tuple(_node(i, node, opsets, known) for i, node in nodes),
+        nodes=tuple(_node(wired, opsets, known) for wired in live),
         tensors=tensors,
         input=inputs[0].name,
         input_type=element,
@@ -194,17 +208,15 @@ def _input_type(value: Any) -> tuple[int, tuple[int | None, ...] | None]:
     return tensor.elem_type, tuple(shape)
 
 
-def _live(
-    nodes: Iterable[Any], defined: set[str], outputs: tuple[str, ...]
-) -> list[tuple[int, Any]]:
-    """The nodes that the outputs need, with their places; every value there before it is used."""
-    numbered = list(enumerate(nodes))
-    for i, node in numbered:
-        for name in node.input:
+def _live(nodes: Iterable[Any], defined: set[str], outputs: tuple[str, ...]) -> list[Wired]:
+    """The nodes that the outputs need; every value there before it is used."""
+    wired = [Wired(i, node, tuple(node.input), tuple(node.output)) for i, node in enumerate(nodes)]
+    for one in wired:
+        for name in one.inputs:
             if name and name not in defined:
-                what = f"{_text(i, node)} that takes {quoted(name)}"
+                what = f"{one.text} that takes {quoted(name)}"
                 raise Wrong("each value given before it is used, and no cycle", what)
-        for name in node.output:
+        for name in one.outputs:
             if name:
                 _once(name, defined, "value given by one node")
                 defined.add(name)
@@ -212,68 +224,80 @@ def _live(
         if name not in defined:
             raise Wrong("outputs that a node gives", quoted(name))
     needed, live = set(outputs), []
-    for i, node in reversed(numbered):
-        if needed.intersection(node.output):
-            needed.update(filter(None, node.input))
-            live.append((i, node))
+    for one in reversed(wired):
+        if not needed.isdisjoint(one.outputs):
+            needed.update(filter(None, one.inputs))
+            live.append(one)
     return live[::-1]
 
 
-def _text(i: int, node: Any) -> str:
-    name = quoted(node.name) if node.name else f"{i}"
-    domain = _domain(node.domain)
-    return (
-        f"node {name} ({quoted(node.op_type)[1:-1]}{f', domain {quoted(domain)}' * bool(domain)})"
-    )
-
-
-def _node(i: int, node: Any, opsets: Mapping[str, int], supported: set[str]) -> Node:
-    onnx = package()
-    text, domain = _text(i, node), _domain(node.domain)
-    kind = f"{domain}.{node.op_type}" if domain else node.op_type
+def _node(wired: Wired, opsets: Mapping[str, int], supported: set[str]) -> Node:
+    name, domain = wired.node.op_type, _domain(wired.node.domain)
+    kind = f"{domain}.{name}" if domain else name
     if kind not in supported:
         names = ", ".join(sorted(name.removeprefix(f"{_ML}.") for name in supported))
-        raise Wrong(f"operators that make a dense network: {names}", text)
+        raise Wrong(f"operators that make a dense network: {names}", wired.text)
     if domain not in opsets:
-        raise Wrong(f"a version of the operator set {quoted(domain)}", f"none, but {text}")
+        found = f"none, but {wired.text}"
+        raise Wrong(f"a version of the operator set {quoted(domain)}", found)
+    operator = _operator(name, opsets[domain], domain)
+    if operator is None:
+        found = f"{wired.text} and version {opsets[domain]}"
+        raise Wrong("operators that their operator set has", found)
+    n_in, n_out = len(wired.inputs), len(wired.outputs)
+    if not operator.min_input <= n_in <= operator.max_input or n_out > operator.max_output:
+        expected = f"{wired.text} with the inputs and outputs of its operator"
+        raise Wrong(expected, f"{n_in} and {n_out}")
+    return Node(wired, kind, opsets[domain], _attributes(wired, operator))
+
+
+@dataclass(frozen=True)
+class _Operator:
+    """What its operator set says of it: the onnx package makes a new object at every question."""
+
+    min_input: int
+    max_input: int
+    max_output: int
+    types: Mapping[str, Any]
+    """Of the attributes, by name."""
+    required: tuple[str, ...]
+    defaults: Mapping[str, Any]
+
+
+@functools.cache
+def _operator(name: str, version: int, domain: str) -> _Operator | None:
+    onnx = package()
     try:
-        schema = onnx.defs.get_schema(node.op_type, opsets[domain], domain)
+        schema = onnx.defs.get_schema(name, version, domain)
     except onnx.defs.SchemaError:
-        found = f"{text} and version {opsets[domain]}"
-        raise Wrong("operators that their operator set has", found) from None
-    n_in, n_out = len(node.input), len(node.output)
-    if not schema.min_input <= n_in <= schema.max_input or n_out > schema.max_output:
-        raise Wrong(f"{text} with the inputs and outputs of its operator", f"{n_in} and {n_out}")
-    return Node(
-        text=text,
-        kind=kind,
-        version=opsets[domain],
-        inputs=tuple(node.input),
-        outputs=tuple(node.output),
-        attributes=_attributes(node, schema, text),
-    )
-
-
-def _attributes(node: Any, schema: Any, text: str) -> dict[str, Any]:
-    given: dict[str, Any] = {}
-    for attribute in node.attribute:
-        what = f"attribute {quoted(attribute.name)}"
-        _once(attribute.name, given, f"attribute of {text}")
-        known = schema.attributes.get(attribute.name)
-        if known is None:
-            names = ", ".join(sorted(schema.attributes)) or "none"
-            raise Wrong(f"{text} with its operator's attributes: {names}", what)
-        if attribute.type != known.type.value:
-            raise Wrong(f"{what} of {text} of type {known.type.name}", f"type {attribute.type}")
-        given[attribute.name] = _value(attribute, f"{what} of {text}")
-    for name, known in schema.attributes.items():
-        if name in given:
-            continue
+        return None
+    types, required, defaults = {}, [], {}
+    for key, known in schema.attributes.items():
+        types[key] = known.type
         if known.required:
-            raise Wrong(f"{text} with the attribute {quoted(name)}", "none")
-        if known.default_value.name:
-            given[name] = _value(known.default_value, f"the default of {name}")
-    return given
+            required.append(key)
+        elif known.default_value.name:
+            defaults[key] = _value(known.default_value, f"the default of {key}")
+    limits = schema.min_input, schema.max_input, schema.max_output
+    return _Operator(*limits, types, tuple(required), defaults)
+
+
+def _attributes(wired: Wired, operator: _Operator) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for attribute in wired.node.attribute:
+        what = f"attribute {quoted(attribute.name)}"
+        _once(attribute.name, given, f"attribute of {wired.text}")
+        known = operator.types.get(attribute.name)
+        if known is None:
+            names = ", ".join(sorted(operator.types)) or "none"
+            raise Wrong(f"{wired.text} with its operator's attributes: {names}", what)
+        if attribute.type != known.value:
+            raise Wrong(f"{what} of {wired.text} of type {known.name}", f"type {attribute.type}")
+        given[attribute.name] = _value(attribute, f"{what} of {wired.text}")
+    for name in operator.required:
+        if name not in given:
+            raise Wrong(f"{wired.text} with the attribute {quoted(name)}", "none")
+    return {**operator.defaults, **given}
 
 
 def _value(attribute: Any, what: str) -> Any:
@@ -447,7 +471,7 @@ def _scan(data: bytes, max_bytes: int) -> None:
             raise Wrong("a dense network", f"a protobuf of more than {MAX_FIELDS} fields")
         tag = data[at]
         at += 1
-        if tag > 127:  # most numbers are of one byte: a call for each would take as long again
+        if tag > 127:
             tag, at = _varint(data, at - 1, end)
         field = fields.get(tag)
         if field is None:
@@ -461,7 +485,10 @@ def _scan(data: bytes, max_bytes: int) -> None:
             met.add(tag)
         wire = tag & 7
         if wire == _VARINT:
-            _, at = _varint(data, at, end)
+            if at < end and data[at] < 128:
+                at += 1
+            else:
+                _, at = _varint(data, at, end)
         elif wire == _FIXED32 and field.repeats and tag < 128:
             match = _run(tag).match(data, at - 1, end)
             at = match.end() if match else end + 1
@@ -492,7 +519,10 @@ def _scan(data: bytes, max_bytes: int) -> None:
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """The number at `at`, and where it ends."""
+    """The number at `at`, and where it ends.
+
+    Most are of one byte, and a call for each would take as long again: who reads many looks first.
+    """
     value = 0
     for i in range(at, min(end, at + 10)):
         value |= (data[i] & 127) << 7 * (i - at)

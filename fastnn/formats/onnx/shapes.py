@@ -322,7 +322,7 @@ def _constant_node(chain: Chain, node: Node) -> Value:
         raise Wrong("one value", f"{len(node.attributes)}")
     ((name, value),) = node.attributes.items()
     if name == "value":
-        return Constant(array_of(value, f"the value of {node.text}"))
+        return Constant(array_of(value, f"the value of {node.wired.text}"))
     if name in ("value_float", "value_floats"):
         array = np.asarray(value, np.float32)
         if np.isnan(array).any():
