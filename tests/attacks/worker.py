@@ -7,11 +7,11 @@ name of the exception), `message`, CPU `seconds`, and `mib`, the peak of its res
 what it was before the first file. ROOM: MiB of address space above that; 0: no limit. On a shared
 host the same work takes a process up to four times the CPU time: after a file that seems to take
 long a loop is timed, and where it takes longer than USUAL_LOOP, the file counts for as much less.
-HDF5 is read by a process of its own: what that takes to be ready, before it sees a file, is not in `seconds`; it
-is taken for less where one of the last files took less in all, and measured again for the next file
-after one that seemed to take long. Where it is more than USUAL_START, all else that the process
-takes is counted for as much less. Of the memory of these processes the most of all so far counts, beyond
-what the sound files at the beginning took.
+HDF5 is read by a process of its own: what that takes to be ready, before it sees a file, is not in
+`seconds`; it is taken for less where one of the last files took less in all, and measured again for
+the next file after one that seemed to take long. Where it is more than USUAL_START, all else that
+the process takes is counted for as much less. Of the memory of these processes the most of all so
+far counts, beyond what the sound files at the beginning took.
 A file that loads is used: a row is predicted, and has to be finite.
 """
 
