@@ -144,11 +144,21 @@ typedef struct {
  * depends on the network only). The floating-point mode is set to the default and restored. */
 fnn_status fnn_forward(const fnn_network *network, const fnn_call *call);
 
+/* What two ways to the same labels take, certified [0] and float32 alone [1], by samples. Zeroed to begin; the
+ * caller keeps it. Threads that share one may lose counts: which way is taken may then be the slower one. */
+typedef struct {
+    int64_t n_rows[2], ns[2]; /* of the samples */
+    int64_t n_since;          /* rows that relied on them */
+    int64_t n_taken[2];       /* rows, since the beginning */
+} fnn_race;
+
 /* The labels of `exact`, a float32 network, mostly computed by `fast`: the same layers with all but the
- * last in int8. Rows that `certificate` is not sure of go through `exact`. For uint8 rows and FNN_LABELS
- * alone. */
+ * last in int8. Rows that `certificate` is not sure of go through `exact`. So do all of them, but for samples,
+ * while that takes less time by `race`; NULL: never, nor where call->work is wanted. For uint8 rows and
+ * FNN_LABELS alone. */
 fnn_status fnn_forward_certified(const fnn_network *fast, const fnn_network *exact,
-                                 const fnn_certificate *certificate, const fnn_call *call);
+                                 const fnn_certificate *certificate, fnn_race *race,
+                                 const fnn_call *call);
 
 /* Whether the call is worth so little (a few microseconds) that releasing a lock costs more. */
 int fnn_is_brief(const fnn_network *network, int64_t n_rows);

@@ -1116,13 +1116,14 @@ fnn_status fnn_forward(const fnn_network *net, const fnn_call *call)
     return forward(&p, call->n_rows);
 }
 
-fnn_status fnn_forward_certified(const fnn_network *fast, const fnn_network *exact,
-                                 const fnn_certificate *certificate, const fnn_call *call)
+/* ---- certified labels ------------------------------------------------------------------------ */
+
+static fnn_status certify_all(const fnn_network *fast, const fnn_network *exact,
+                              const fnn_certificate *certificate, const fnn_call *call)
 {
     enum { AT_ONCE = 1024 };
     int64_t doubtful[AT_ONCE], *const labels = call->out;
     pass p = {.net = fast, .call = call, .certificate = certificate};
-    assert(call->output == FNN_LABELS && call->dtype == FNN_U8);
     if (call->work != NULL) *call->work = (fnn_work){0};
     fnn_status status = forward(&p, call->n_rows);
     for (int64_t row = 0; row < call->n_rows && status == FNN_OK;) {
@@ -1132,6 +1133,65 @@ fnn_status fnn_forward_certified(const fnn_network *fast, const fnn_network *exa
         pass again = {.net = exact, .call = call, .rows = doubtful};
         if (n > 0) status = forward(&again, n);
         if (call->work != NULL) call->work->n_doubtful += n;
+    }
+    return status;
+}
+
+/* Rows of a sample of each way, and how many take the faster one until the next: samples of the slower one are
+ * then 1.5 % of the rows. */
+enum { SAMPLE = 256, SAMPLE_HOLDS = 64 * SAMPLE };
+enum { CERTIFIED, FLOATS };
+
+static int64_t load(const int64_t *from) { return __atomic_load_n(from, __ATOMIC_RELAXED); }
+static void store(int64_t *to, int64_t n) { __atomic_store_n(to, n, __ATOMIC_RELAXED); }
+
+/* The way that the next rows take; *n: how many do, of so many. */
+static int choose_way(fnn_race *race, int64_t *n, int *is_sample)
+{
+    int64_t rows[2];
+    for (int way = CERTIFIED; way <= FLOATS; way++) {
+        rows[way] = load(&race->n_rows[way]);
+        if (rows[way] >= SAMPLE) continue;
+        *is_sample = 1;
+        if (*n > SAMPLE) *n = SAMPLE;
+        return way;
+    }
+    *is_sample = 0;
+    if (*n > SAMPLE_HOLDS) *n = SAMPLE_HOLDS;
+    const double certified = (double)load(&race->ns[CERTIFIED]) / (double)rows[CERTIFIED];
+    const double floats = (double)load(&race->ns[FLOATS]) / (double)rows[FLOATS];
+    add(&race->n_since, *n);
+    if (load(&race->n_since) >= SAMPLE_HOLDS) {
+        for (int way = CERTIFIED; way <= FLOATS; way++) store(&race->n_rows[way], 0), store(&race->ns[way], 0);
+        store(&race->n_since, 0);
+    }
+    return certified <= floats ? CERTIFIED : FLOATS;
+}
+
+fnn_status fnn_forward_certified(const fnn_network *fast, const fnn_network *exact,
+                                 const fnn_certificate *certificate, fnn_race *race,
+                                 const fnn_call *call)
+{
+    assert(call->output == FNN_LABELS && call->dtype == FNN_U8);
+    if (race == NULL || call->work != NULL) return certify_all(fast, exact, certificate, call);
+    /* A thread's own time, so that what else the machine does counts for neither way; of several threads one may
+     * do next to nothing. */
+    const clockid_t clock = call->n_threads > 1 ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID;
+    fnn_status status = FNN_OK;
+    for (int64_t first = 0, n; first < call->n_rows && status == FNN_OK; first += n) {
+        int is_sample;
+        n = call->n_rows - first;
+        const int way = choose_way(race, &n, &is_sample);
+        fnn_call part = *call;
+        part.x = (const char *)call->x + first * call->row_stride;
+        part.out = (int64_t *)call->out + first;
+        part.n_rows = n;
+        add(&race->n_taken[way], n);
+        const int64_t since = is_sample ? ns_of(clock) : 0;
+        status = way == CERTIFIED ? certify_all(fast, exact, certificate, &part) : fnn_forward(exact, &part);
+        if (!is_sample) continue;
+        add(&race->ns[way], ns_of(clock) - since);
+        add(&race->n_rows[way], n);
     }
     return status;
 }

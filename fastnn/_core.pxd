@@ -47,6 +47,11 @@ cdef extern from "fastnn.h" nogil:
         double direction_scale, tail, slop, per_z, per_a, fixed_a, largest_unit
         const float *each
         double each_defect, flat_below, flat_above
+    ctypedef struct fnn_race:
+        int64_t n_rows[2]
+        int64_t ns[2]
+        int64_t n_since
+        int64_t n_taken[2]
     ctypedef struct fnn_certificate:
         int32_t n_stages
         const fnn_stage *stages
@@ -68,6 +73,7 @@ cdef class Certifier:
     cdef readonly Network fast
     cdef fnn_certificate certificate
     cdef fnn_stage *stages
+    cdef fnn_race race               # of all calls
     cdef list kept                   # what the certificate points into
 
     cdef void *keep(self, object array, cnp.dtype dtype) except NULL

@@ -38,6 +38,7 @@ class Work(TypedDict):
     n_threads: int
     n_doubtful: int
     layers: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64] | None
 
 _Float32 = npt.NDArray[np.float32]
 
@@ -115,4 +116,5 @@ class Network:
         threads: int | None = None,
     ) -> list[tuple[_Float32, _Float32]]: ...
     def warmup(self) -> None: ...
+    def _race(self) -> dict[str, Any] | None: ...
     def _work(self, x: Any, threads: int | None = None, labels: bool = False) -> Work: ...

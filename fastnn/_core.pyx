@@ -67,7 +67,8 @@ cdef extern from "fastnn.h" nogil:
     size_t fnn_network_bytes(const fnn_network *network)
     fnn_status fnn_forward(const fnn_network *network, const fnn_call *call)
     fnn_status fnn_forward_certified(const fnn_network *fast, const fnn_network *exact,
-                                     const fnn_certificate *certificate, const fnn_call *call)
+                                     const fnn_certificate *certificate, fnn_race *race,
+                                     const fnn_call *call)
     int fnn_is_brief(const fnn_network *network, int64_t n_rows)
     int fnn_may_split(const fnn_network *network, int64_t n_rows)
 
@@ -704,8 +705,9 @@ cdef class Network:
     def _work(self, x, threads=None, bint labels=False):
         """What a forward pass over x does: executed and effective (dense) multiply-adds, the
         number of threads that took part, the number of rows that were doubtful, for `labels` of a
-        certified model; and [nanoseconds, executed multiply-adds] of each layer and, last, of
-        what follows them (labels, softmax, certificate), int64, shape (layers + 1, 2). With
+        certified model, which are then certified even if float32 alone is faster; [nanoseconds,
+        executed multiply-adds] of each layer and, last, of what follows them (labels, softmax,
+        certificate), int64, shape (layers + 1, 2); and the `labels`, as numbers, or None. With
         several threads the nanoseconds are those of all, added up."""
         cdef fnn_call call
         cdef fnn_work work
@@ -719,7 +721,15 @@ cdef class Network:
         call.layer_work = <fnn_layer_work *>cnp.PyArray_DATA(layers)
         self.forward_rows(&call)
         return {"executed": work.executed, "effective": work.effective,
-                "n_threads": work.n_threads, "n_doubtful": work.n_doubtful, "layers": layers}
+                "n_threads": work.n_threads, "n_doubtful": work.n_doubtful, "layers": layers,
+                "labels": out.ravel()[:call.n_rows] if labels else None}
+
+    def _race(self):
+        """Of a certified model, a dict of what fnn_race counts, pairs of the certified way and of
+        float32 alone: rows and ns of the samples now, rows since, rows taken; None of another."""
+        if self.certifier is None:
+            return None
+        return self.certifier.race
 
     # -- below: arrays to fnn_call -----------------------------------------------------------------
 
@@ -812,7 +822,7 @@ cdef class Network:
         if (self.certifier is not None and call.output == FNN_LABELS and call.dtype == FNN_U8
                 and call.trace_z == NULL):
             return fnn_forward_certified(self.certifier.fast.network, self.network,
-                                         &self.certifier.certificate, call)
+                                         &self.certifier.certificate, &self.certifier.race, call)
         return fnn_forward(self.network, call)
 
     cdef int forward_rows(self, fnn_call *call) except -1:

@@ -209,9 +209,10 @@ class Model(Network):
         """The same network with certified labels: about int8's speed, float32's labels, proved.
 
         `predict` of uint8 rows runs int8, bounds for every row how far its logits can be from
-        float32's, and runs those rows again in float32 whose label the bound leaves open. The
-        labels are always those of the float32 model (docs/certified.md has the proof); the rows to
-        calibrate with decide how fast that is. Every other method, and float rows, are float32.
+        float32's, and runs those rows again in float32 whose label the bound leaves open; or, where
+        samples of 256 rows say that this is faster, float32 alone. The labels are always those of
+        the float32 model (docs/certified.md has the proof); the rows to calibrate with decide how
+        fast that is. Every other method, and float rows, are float32.
 
         `rows`: uint8 pixels, (n, ...), as for `quantize`. Raises ValueError for float rows, for a
         regression, for a single layer, and for an activation without a Lipschitz constant.

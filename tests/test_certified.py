@@ -8,6 +8,7 @@ The bound itself, in NumPy and in C, is tested in test_certify.py.
 import copy
 import itertools
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -47,6 +48,12 @@ def doubtful(model, rows):
     return model._work(rows, 1, True)["n_doubtful"]
 
 
+def labels(model, rows, threads=1):
+    """Certified, where `predict` may find float32 alone faster; its answers are the same."""
+    found = model._work(rows, threads, True)["labels"]
+    return found if model.classes_ is None else model.classes_[found]
+
+
 @each_isa_of("i8")
 def test_labels_of_all_digits(float32, mnist_path, isa):
     model = fastnn.load("mnist-small", precision="certified", isa=isa)
@@ -55,19 +62,19 @@ def test_labels_of_all_digits(float32, mnist_path, isa):
         if IS_SANITIZED:
             rows = rows[:: len(rows) // 3000]  # of every part: the test set's first half is harder
             most = 0.0205  # chance has more say in 3,000 rows
-        assert np.array_equal(model.predict(rows), float32.predict(rows))
+        assert np.array_equal(labels(model, rows), float32.predict(rows))
         assert doubtful(model, rows) <= most * len(rows)
 
 
 def test_labels_of_the_sample(float32, certified, sample):
-    assert np.array_equal(certified.predict(sample), float32.predict(sample))
+    assert np.array_equal(labels(certified, sample), float32.predict(sample))
     assert 0 < doubtful(certified, sample) < 0.03 * len(sample)
 
 
 @each_isa_of("i8")
 def test_rows_where_labels_meet(float32, close_rows, isa):
     model = fastnn.load("mnist-small", precision="certified", isa=isa)
-    assert np.array_equal(model.predict(close_rows), float32.predict(close_rows))
+    assert np.array_equal(labels(model, close_rows), float32.predict(close_rows))
     int8 = fastnn.load("mnist-small", precision="int8", isa=isa)
     assert (int8.predict(close_rows) != float32.predict(close_rows)).any()
 
@@ -86,7 +93,7 @@ def test_a_bound_that_is_too_small_is_convicted(float32, close_rows, monkeypatch
 
     monkeypatch.setattr(certify, "Certificate", shrunk)
     model = fastnn.load("mnist-small", precision="certified")
-    assert (model.predict(close_rows) != float32.predict(close_rows)).any()
+    assert (labels(model, close_rows) != float32.predict(close_rows)).any()
 
 
 def test_the_bound_holds_on_the_way(float32, certified, sample):
@@ -106,7 +113,7 @@ def certified_network(model):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_batches(float32, certified, sample, n_rows, threads):
     rows = sample[n_rows : 2 * n_rows]
-    assert np.array_equal(certified.predict(rows, threads=threads), float32.predict(rows))
+    assert np.array_equal(labels(certified, rows, threads), float32.predict(rows))
     out = np.full(n_rows, -7)
     assert certified.predict(rows, out=out, threads=threads) is out
     assert np.array_equal(out, float32.predict(rows))
@@ -115,6 +122,7 @@ def test_batches(float32, certified, sample, n_rows, threads):
 def test_threads_on_many_rows(float32, certified, sample):
     rows = np.concatenate([sample] * 9)
     for threads in (1, 2, 4):
+        assert np.array_equal(labels(certified, rows, threads), float32.predict(rows))
         assert np.array_equal(certified.predict(rows, threads=threads), float32.predict(rows))
 
 
@@ -124,9 +132,10 @@ def test_strides(float32, certified, sample):
     reversed_rows = np.ascontiguousarray(sample[:300, ::-1])[:, ::-1]
     columns = np.asfortranarray(sample)
     for rows in (wide[:, : 2 * 784 : 2], sample[:300][::-3], reversed_rows, columns):
-        assert np.array_equal(certified.predict(rows), float32.predict(np.array(rows)))
+        for found in (labels(certified, rows), certified.predict(rows)):
+            assert np.array_equal(found, float32.predict(np.array(rows)))
     images = sample.reshape(-1, 28, 28).transpose(0, 2, 1)
-    assert np.array_equal(certified.predict(images), float32.predict(images))
+    assert np.array_equal(labels(certified, images), float32.predict(images))
 
 
 def test_everything_else_is_float32(float32, certified, sample):
@@ -171,6 +180,7 @@ def test_other_networks(sizes, activations, options):
     model, rows = random_model(sizes, activations, len(sizes), **options)
     found = model.certify(rows[:200])
     for part in (rows, rows[:7], rows[::-1], 255 - rows):
+        assert np.array_equal(labels(found, part), model.predict(part))
         assert np.array_equal(found.predict(part), model.predict(part))
 
 
@@ -194,7 +204,7 @@ def test_awkward_weights(how):
     shown = rows[:100] // 64 if how == "narrow range" else rows[:100]
     model = fastnn.Model([Dense(*first, "relu"), Dense(*last, "softmax")], scale=1 / 255)
     found = model.certify(shown)
-    assert np.array_equal(found.predict(rows), model.predict(rows))
+    assert np.array_equal(labels(found, rows), model.predict(rows))
 
 
 def test_hostile_taps_change_nothing_but_the_speed(float32, sample):
@@ -202,7 +212,7 @@ def test_hostile_taps_change_nothing_but_the_speed(float32, sample):
         calibration = calibrate(float32, sample[:100])
         object.__setattr__(calibration, "taps", tuple(taps))
         model = float32._with(precision="certified", calibration=calibration)
-        assert np.array_equal(model.predict(sample[:200]), float32.predict(sample[:200]))
+        assert np.array_equal(labels(model, sample[:200]), float32.predict(sample[:200]))
 
 
 @pytest.mark.parametrize(
@@ -228,12 +238,79 @@ def test_copies(certified, float32, sample, tmp_path):
         certified.save(tmp_path / f"a{suffix}")
         again = fastnn.load(tmp_path / f"a{suffix}")
         assert (again.precision, again.calibration) == ("certified", certified.calibration)
-        assert np.array_equal(again.predict(sample), want)
+        assert np.array_equal(labels(again, sample), want)
     for again in (pickle.loads(pickle.dumps(certified)), copy.deepcopy(certified)):
         assert again.precision == "certified"
-        assert np.array_equal(again.predict(sample), want)
+        assert np.array_equal(labels(again, sample), want)
     assert certified.nbytes > float32.nbytes
     assert [kernel["format"] for kernel in certified.kernels] == ["i8", "f32"]
+
+
+def never_certain():
+    """A network whose every row is doubtful: five layers, each of which multiplies the bound."""
+    sizes = (64, 200, 200, 200, 200, 10)
+    model, rows = random_model(sizes, [*[RELU] * 4, LAST], 21)
+    return model, model.certify(rows[:100]), np.concatenate([rows] * 4)
+
+
+def test_float32_alone_where_it_is_faster():
+    model, found, rows = never_certain()
+    want = model.predict(rows)
+    assert model._race() is None
+    ways = []
+    for _ in range(5):  # the time of 256 rows is a matter of luck as well
+        found = pickle.loads(pickle.dumps(found))
+        assert found._race() == {"n_rows": [0, 0], "ns": [0, 0], "n_since": 0, "n_taken": [0, 0]}
+        assert np.array_equal(found.predict(rows, threads=1), want)
+        race = found._race()
+        assert race["n_rows"] == [256, 256]
+        ways.append(int(race["ns"][1] < race["ns"][0]))
+        assert race["n_taken"][ways[-1]] == len(rows) - 256
+        assert sum(race["n_taken"]) == len(rows) == race["n_since"] + 512
+    assert 1 in ways  # one network, where certifying takes both
+    work = found._work(rows, 1, True)  # whoever wants to know has them certified
+    assert work["n_doubtful"] == len(rows)
+    assert work["executed"] > model._work(rows, 1, True)["executed"]
+    assert found._race() == race
+
+
+def test_samples_are_taken_anew():
+    model, found, rows = never_certain()
+    want = model.predict(rows)
+    for i in range(256):  # a row at a time as well
+        assert found.predict(rows[i : i + 1])[0] == want[i]
+        assert found._race()["n_rows"] == [i + 1, 0]
+    for _ in range(6):
+        assert np.array_equal(found.predict(rows), want)
+    race = found._race()
+    assert (race["n_rows"], race["n_since"]) == ([256, 256], 6 * len(rows) - 256)
+    n_left = 64 * 256 - race["n_since"]
+    found.predict(rows[:1000])
+    assert found._race()["n_since"] == race["n_since"] + 1000
+    found.predict(rows[: n_left - 1000])
+    assert found._race()["n_rows"] == found._race()["ns"] == [0, 0]
+    found.predict(rows[:300])
+    race = found._race()
+    assert (race["n_rows"], race["n_since"]) == ([256, 44], 0)
+    assert sum(race["n_taken"]) == 256 + 6 * len(rows) + n_left + 300
+
+
+def test_calls_of_many_threads_share_the_samples():
+    model, found, rows = never_certain()
+    want = model.predict(rows)
+
+    def call(seed):
+        rng = generator(seed)
+        for _ in range(60):
+            first = int(rng.integers(0, len(rows)))
+            n = int(rng.choice([1, 7, 300, 2000]))
+            part = slice(first, first + n)
+            if not np.array_equal(found.predict(rows[part], threads=2), want[part]):
+                return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(call, range(8)))
 
 
 def test_a_certifier_is_made_once():
