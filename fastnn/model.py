@@ -206,7 +206,7 @@ class Model(Network):
         return self._with(precision="int8", calibration=calibrate(self, rows))
 
     def certify(self, rows: npt.ArrayLike) -> Model:
-        """The same network with certified labels: about int8's speed, float32's labels, proved.
+        """The same network with certified labels: float32's, proved, mostly from an int8 pass.
 
         `predict` of uint8 rows runs int8, bounds for every row how far its logits can be from
         float32's, and runs those rows again in float32 whose label the bound leaves open; or, where

@@ -637,6 +637,13 @@ def test_evaluate_finds_the_files(run, mnist_path, monkeypatch):
     assert json.loads(run("evaluate", "--json")[1])["n_images"] == 10_000
 
 
+def test_evaluate_takes_the_folder_that_is_named(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTNN_MNIST", str(tmp_path / "nothing"))
+    status, out, err = run("evaluate")
+    assert (status, out) == (1, "")
+    assert f"not found in {tmp_path / 'nothing'}" in err
+
+
 def test_evaluate_refuses_other_models(run, xor, tmp_path):
     status, _, err = run("evaluate", xor)
     assert status == 1

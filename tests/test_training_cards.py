@@ -113,17 +113,16 @@ def test_the_picture_in_the_tree_names_every_network():
 def test_a_run_from_files_to_pages(tmp_path, sample_as_mnist, capsys):
     path = tmp_path / "mine.safetensors"
     shutil.copy(cards.paths_of(["mnist-sigmoid"])["mnist-sigmoid"], path)
-    old = tmp_path / "to" / "gone.md"
     kept = tmp_path / "to" / "kept.md"
-    old.parent.mkdir()
-    old.write_text(f"# gone\n\n{cards._MARK}\n")
+    kept.parent.mkdir()
     kept.write_text("# by hand\n")
     before = formats.read(path)
     cards.main([str(path), "--to", str(tmp_path / "to"), "--seconds", "0.01", "--state"])
     out = capsys.readouterr().out
     images, labels = mnist.sample()
     n_right = int((fastnn.load(path).predict(images) == labels).sum())
-    lines = [line.split() for line in out.splitlines()[2:]]
+    lines = [line.split() for line in out.splitlines()[2:5]]
+    assert "Load average before: " in out
     assert [line[3] for line in lines] == ["float32", "int8", "certified"]
     assert lines[0][:3] == ["mine", "784-10-10", "7,960"]
     assert lines[0][4] == f"{n_right / 10:.2f}"
@@ -145,7 +144,6 @@ def test_a_run_from_files_to_pages(tmp_path, sample_as_mnist, capsys):
     assert "It does not ship with fastnn" in page
     assert "fastnn evaluate mine.safetensors --precision int8" in page
     assert kept.read_text() == "# by hand\n"
-    assert not old.exists()
     frontier.main([str(tmp_path / "to" / "models.json"), "--to", str(tmp_path / "a.png")])
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
@@ -156,7 +154,7 @@ def test_the_table_alone_writes_nothing(tmp_path, sample_as_mnist, monkeypatch, 
     cards.main(["mnist-linear", "--to", str(to), "--seconds", "0.01", "--table"])
     assert not to.exists()
     # One layer cannot be certified.
-    assert [line.split()[3] for line in capsys.readouterr().out.splitlines()[2:]] == [
+    assert [line.split()[3] for line in capsys.readouterr().out.splitlines()[2:4]] == [
         "float32", "int8",
     ]  # fmt: skip
 
@@ -165,6 +163,27 @@ def test_a_file_that_states_another_accuracy_is_an_error(sample_as_mnist):
     # The sample is not the test set, so the stated figures are wrong here.
     with pytest.raises(ValueError, match=r"mnist-linear: the file states 0\.92\d+ for float32"):
         cards.main(["mnist-linear", "--seconds", "0.01", "--table"])
+
+
+def test_no_card_is_left_out_or_lost(tmp_path, sample_as_mnist):
+    old = tmp_path / "gone.md"
+    old.write_text(f"# gone\n\n{cards._MARK}\n")
+    with pytest.raises(ValueError, match="has cards of gone too"):
+        cards.main(["mnist-linear", "--to", str(tmp_path), "--seconds", "0.01"])
+    assert [path.name for path in tmp_path.iterdir()] == ["gone.md"]
+
+
+def test_the_card_tells_how_its_network_was_made():
+    """The seed that was released, not that of the recipe; no epochs that a recipe stops before."""
+    for entry in DOCUMENT["models"]:
+        about = entry["metadata"]
+        page = (DOCS / "models" / f"{entry['name']}.md").read_text()
+        recipe = cards.RECIPES[about["recipe"].removeprefix("training.recipes: ")]
+        assert about["epoch"].endswith(f" of {recipe.last}")
+        told = f"training.train {recipe.name} --seed {about['seed']}`" in page
+        assert told == (about["seed"] != str(recipe.seed))
+        assert ("| plain epochs |" in page) == (recipe.name != "mnist-large")
+        assert ("different numbers" in page) == (recipe.name == "mnist-large")
 
 
 def test_a_bare_network_gets_a_card_too(tmp_path, sample_as_mnist):
@@ -192,6 +211,13 @@ def test_what_has_no_card_is_refused(named, message):
         cards.paths_of(named)
 
 
+def test_the_bundled_networks_take_less_than_4_mb():
+    folder = Path(fastnn.__file__).parent / "models"
+    sizes = [path.stat().st_size for path in folder.iterdir()]
+    assert len(sizes) == len(fastnn.models())
+    assert sum(sizes) < 4_000_000
+
+
 def test_recipes_are_told_whole():
     rows = dict(cards._recipe_rows(cards.RECIPES["mnist-small-plain"]))
     assert rows["plain epochs"] == "0"
@@ -205,10 +231,12 @@ def test_recipes_are_told_whole():
 
 
 def test_a_card_tells_of_layers_that_were_convolutions():
-    told = "first layers were convolutions"
-    for name, has in (("mnist-large", True), ("mnist-large-plain", False)):
-        lines = "\n".join(cards._recipe_section({"recipe": f"training.recipes: {name}"}))
-        assert (told in lines) == has, name
+    for name, told in (("mnist-large", ["12 different numbers"]), ("mnist-large-plain", [])):
+        metadata = {"recipe": f"training.recipes: {name}"}
+        layers = [{"n_distinct": 5}, {"n_distinct": 7}]
+        lines = cards._shared({"name": name, "metadata": metadata, "layers": layers})
+        assert [words for line in lines for words in told if words in line] == told
+        assert len(lines) == len(told)
 
 
 def test_a_card_tells_how_a_refit_is_made():

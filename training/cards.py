@@ -1,7 +1,6 @@
 """What the released networks can do, measured and written down: `python -m training.cards`.
 
-    python -m training.cards --data MNIST                     # all bundled networks for digits
-    python -m training.cards --data MNIST mnist-small runs/mnist-large.safetensors
+    python -m training.cards --data MNIST bundled runs/mnist-large.safetensors
     python -m training.cards --data MNIST --table             # the table alone, no files
 
 Prints the table of all networks in all their precisions, and writes into docs/models a card of each
@@ -10,8 +9,9 @@ network (NAME.md), an index (README.md) and what all was made from (models.json,
 are written into the files' metadata, where `fastnn models` finds them.
 
 Invariant: everything on a page comes from the network's file and from this run; nothing is typed
-in. A file whose metadata state another accuracy than is measured here is an error. The test set
-decides nothing here: what is shown it was released before.
+in. A file whose metadata state another accuracy than is measured here is an error, and so is a run
+that leaves out a network that has a card. The test set decides nothing here: what is shown it was
+released before.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from training.recipes import RECIPES
 
 TO = Path(__file__).resolve().parent.parent / "docs" / "models"
 _BATCH = 1000
+_ALL = "bundled"
 _MARK = "<!-- Made by `python -m training.cards`; changes here are lost. -->"
 
 
@@ -148,6 +149,7 @@ def _layers(model: fastnn.Model) -> list[dict[str, Any]]:
             "n_outputs": layer.n_outputs,
             "activation": activation_text(layer),
             "n_parameters": layer.n_parameters,
+            "n_distinct": sum(len(np.unique(part)) for part in (layer.weight, layer.bias)),
         }
         for layer in model.layers
     ]
@@ -254,14 +256,34 @@ def index(document: dict[str, Any]) -> str:
             "Certified labels are float32's, proved row by row ([how](../certified.md)). The small "
             "networks `perceptron-2d`, `xor` and `sigmoid-3-2-1` have no card: the "
             "[textbook](../textbook.md) tells all about them.",
+            *[line for entry in document["models"] for line in _after_a_gap(_shared(entry))],
             "",
             "```",
-            "python -m training.cards --data MNIST     # this page and the cards, from the files",
+            "python -m training.kept --to runs         # mnist-large, which does not ship",
+            f"python -m training.cards --data MNIST {_ALL} runs/mnist-large.safetensors",
             "python -m training.frontier               # the picture",
             "```",
             "",
         ]
     )
+
+
+def _after_a_gap(lines: list[str]) -> list[str]:
+    return ["", *lines] if lines else []
+
+
+def _shared(entry: dict[str, Any]) -> list[str]:
+    """What is to be known of layers that were convolutions while they were trained."""
+    made, _, name = entry["metadata"].get("recipe", "").partition(": ")
+    if made != "training.recipes" or name not in RECIPES or not RECIPES[name].convolutions:
+        return []
+    n_numbers = sum(d["n_distinct"] for d in entry["layers"])
+    return [
+        f"The first layers of `{entry['name']}` were convolutions while it was trained, and are "
+        f"written out: {n_numbers:,} different numbers, most weights zeros and others the same "
+        "again, though fastnn computes with all of them. To train, it is no plain network of "
+        "dense layers ([more](../../training/README.md)).",
+    ]
 
 
 def _with_firsts(rows: list[list[str]]) -> list[tuple[list[str], bool]]:
@@ -275,7 +297,7 @@ def _where(document: dict[str, Any]) -> str:
         f"on one thread ({machine['cpu']}, {', '.join(isas)}; {document['date']}, fastnn "
         f"{machine['versions']['fastnn']}): one row a call, and calls of {document['batch']:,} "
         "rows, on digits as uint8; all networks took turns. Load average before: "
-        f"{machine['load_average']} on {machine['n_cpus']} CPUs."
+        f"{machine['load_average']} on {machine['n_cpus']} CPU{'s' * (machine['n_cpus'] != 1)}."
     )
 
 
@@ -287,7 +309,7 @@ def card(entry: dict[str, Any], document: dict[str, Any]) -> str:
         ("Accuracy", _accuracy_section(entry, document)),
         ("Confusion", _confusion_section(entry, document)),
         ("Speed", _speed_section(entry, document)),
-        ("Recipe", _recipe_section(about)),
+        ("Recipe", [*_recipe_section(about), *_after_a_gap(_shared(entry))]),
         ("Calibration", _calibration_section(entry)),
         ("Licence", [_sentence(about.get("licence", "the file states none"))]),
     ]
@@ -302,8 +324,9 @@ def card(entry: dict[str, Any], document: dict[str, Any]) -> str:
         + (
             f'It ships with fastnn: `fastnn.load("{name}")`.'
             if entry["is_bundled"]
-            else f"It does not ship with fastnn: the recipe makes it, and "
-            f'`fastnn.load("{name}.safetensors")` reads it.'
+            else f"It does not ship with fastnn: `python -m training.kept --to FOLDER` writes it "
+            f'(`training/{name}.npz` has its weights), `fastnn.load("FOLDER/{name}.safetensors")` '
+            "reads it."
         ),
         "",
     ]
@@ -431,19 +454,16 @@ def _recipe_section(about: dict[str, str]) -> list[str]:
     lines = [_markdown(("what the file states", ""), rows, ())]
     refit = (", and again with `--refit`,", " --refit") if "refit" in about else ("", "")
     if made == "training.recipes" and name in RECIPES:
+        seed = about.get("seed", "")
+        seed = f" --seed {seed}" if seed and seed != str(RECIPES[name].seed) else ""
         lines += [
             "",
-            f"`python -m training.train {name}`{refit[0]} trains it, `python -m training.export "
-            f"{name}{refit[1]}` releases it ([how](../../training/README.md)); the recipe:",
+            f"`python -m training.train {name}{seed}`{refit[0]} trains it, `python -m "
+            f"training.export {name}{refit[1]}` releases it ([how](../../training/README.md)); the "
+            "recipe:",
             "",
             _markdown(("", ""), _recipe_rows(RECIPES[name]), ()),
         ]
-        if RECIPES[name].convolutions:
-            lines += [
-                "",
-                "Its first layers were convolutions while it was trained: most of their weights "
-                "are zero and the others are shared, though fastnn computes with all of them.",
-            ]
     return lines
 
 
@@ -455,6 +475,8 @@ def _recipe_rows(recipe: Any) -> Rows:
             continue  # the file says the seed and whether; the rest is of teachers
         if field.name in ("convolutions", "stop") and not value:
             continue  # few have them
+        if field.name == "plain_epochs" and value and recipe.last <= recipe.epochs - value:
+            continue  # it stops before them
         if dataclasses.is_dataclass(value):
             words = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(value).items())
         elif isinstance(value, tuple):
@@ -489,9 +511,10 @@ def _sentence(words: str) -> str:
 
 
 def paths_of(named: Sequence[str]) -> dict[str, Path]:
-    """Files by their names; without any, those of the bundled networks for digits."""
+    """Files by their names; "bundled", or no name: those of the bundled networks for digits."""
     folder = Path(fastnn.__file__).parent / "models"
-    names = list(named) or [n for n in fastnn.models() if is_for_digits(fastnn.load(n))]
+    bundled = [name for name in fastnn.models() if is_for_digits(fastnn.load(name))]
+    names = [n for name in named or [_ALL] for n in (bundled if name == _ALL else [name])]
     found: dict[str, Path] = {}
     for name in names:
         path = folder / f"{name}.safetensors" if name in fastnn.models() else Path(name)
@@ -503,12 +526,19 @@ def paths_of(named: Sequence[str]) -> dict[str, Path]:
     return found
 
 
+def check_all_are_here(paths: dict[str, Path], to: Path) -> None:
+    """ValueError where a network has a card in `to` and is not among `paths`."""
+    cards = {old.stem for old in to.glob("*.md") if _MARK in old.read_text()} - {"README"}
+    if left_out := sorted(cards - paths.keys()):
+        raise ValueError(
+            f"{to} has cards of {', '.join(left_out)} too: all have to be measured in one run "
+            "(name their files as well), or a card to be removed"
+        )
+
+
 def write_pages(document: dict[str, Any], to: Path) -> None:
-    """models.json, README.md and the cards; cards of networks that are not there any more go."""
+    """models.json, README.md and the cards."""
     to.mkdir(parents=True, exist_ok=True)
-    for old in to.glob("*.md"):
-        if _MARK in old.read_text():
-            old.unlink()
     report.write(to / "models.json", json.dumps(document, indent=1) + "\n")
     report.write(to / "README.md", index(document))
     for entry in document["models"]:
@@ -517,14 +547,17 @@ def write_pages(document: dict[str, Any], to: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure the released networks; write cards.")
-    parser.add_argument("models", nargs="*", help="bundled names or files (default: all bundled)")
+    parser.add_argument("models", nargs="*", help='names or files (default: "bundled", all those)')
     parser.add_argument("--data", help="folder of the MNIST files (default: as fastnn.mnist.load)")
     parser.add_argument("--to", type=Path, default=TO, help="folder of the cards")
     parser.add_argument("--seconds", type=float, default=30.0, help="for all speeds together")
-    parser.add_argument("--table", action="store_true", help="print the table, write nothing")
-    parser.add_argument("--state", action="store_true", help="write accuracies into the files")
+    writes = parser.add_mutually_exclusive_group()
+    writes.add_argument("--table", action="store_true", help="print the table, write nothing")
+    writes.add_argument("--state", action="store_true", help="write accuracies into the files")
     chosen = parser.parse_args(arguments)
     paths = paths_of(chosen.models)
+    if not chosen.table:
+        check_all_are_here(paths, chosen.to)
     document = measure(paths, chosen.data, seconds=chosen.seconds)
     if chosen.state:
         for entry in document["models"]:
@@ -533,6 +566,7 @@ def main(arguments: list[str] | None = None) -> None:
             entry.update(of_file(path))
     check_stated(document)
     print(text.table(TITLES, table_rows(document), right=_RIGHT))
+    print(f"\nspeed {_where(document)}")
     if not chosen.table:
         write_pages(document, chosen.to)
 

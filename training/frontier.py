@@ -48,9 +48,11 @@ def draw(path: Path, document: dict[str, Any]) -> None:
             axes.plot(rates, shares, color=colour, lw=1.2, alpha=0.5, zorder=2)
             low, high = _interval(entry, document["n_test"])
             axes.plot([rates[0]] * 2, [low, high], color=colour, lw=1.2, alpha=0.35, zorder=1)
-            for precision, (rate, share) in points.items():
+            for precision, (rate, share) in reversed(points.items()):
+                # Certified labels may be as fast as float32's: the square then shows behind it.
                 axes.plot(
-                    rate, share, _MARKERS[precision], color=colour, markersize=7.5,
+                    rate, share, _MARKERS[precision], color=colour,
+                    markersize=9.5 if precision == "certified" else 7.5,
                     markeredgecolor="white", markeredgewidth=0.8, zorder=3,
                 )  # fmt: skip
         every = [point for _, points in _networks(document) for point in points.values()]
