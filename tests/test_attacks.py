@@ -2,7 +2,7 @@
 
 Invariant: what a reader is fed comes from tests/attacks; a suffix that the package reads and that
 has no attacks there fails. One worker a format takes all of its files, under a limit on its address
-space; time is CPU time, so that a busy machine changes nothing. A file that hangs ends the worker.
+space. A file that hangs ends the worker.
 """
 
 import contextlib
