@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLOAT32_MAX",
+    "MOST_QUOTED",
     "PRECISIONS",
+    "brief",
     "calibrated",
+    "cut",
     "frozen",
     "is_text",
     "labels",
@@ -31,12 +34,25 @@ __all__ = [
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 """The largest number that is finite in float32."""
 
+MOST_QUOTED = 80
+"""Characters of a value that a message quotes."""
+
 PRECISIONS = ("float32", "int8", "bfloat16", "certified")
 """How a network may compute; the first is the default."""
 
 _NEED_RANGES = ("int8", "certified")
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+def cut(text: str) -> str:
+    """The beginning of what a message quotes."""
+    return text if len(text) <= MOST_QUOTED else f"{text[: MOST_QUOTED - 3]}..."
+
+
+def brief(value: object) -> str:
+    """An argument of the caller, for a message: its `repr`, `cut`."""
+    return cut(repr(value))
 
 
 def frozen(array: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
@@ -69,7 +85,9 @@ def strings(owner: str, metadata: Mapping[str, str]) -> dict[str, str]:
     copy = dict(metadata)
     for name, value in copy.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"{owner}: metadata has {name!r}: {value!r}, wanted strings by name")
+            raise TypeError(
+                f"{owner}: metadata has {brief(name)}: {brief(value)}, wanted strings by name"
+            )
     return copy
 
 
@@ -112,7 +130,7 @@ def calibrated(
         raise TypeError(f"{owner}: precision is a {type(precision).__name__}, wanted a name")
     if precision not in PRECISIONS:
         raise ValueError(
-            f"{owner}: precision is {precision!r}, wanted one of {', '.join(PRECISIONS)}"
+            f"{owner}: precision is {brief(precision)}, wanted one of {', '.join(PRECISIONS)}"
         )
     if calibration is None:
         if precision in _NEED_RANGES:

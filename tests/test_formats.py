@@ -19,6 +19,7 @@ from attacks.kinds import write_anew
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from oracle import IS_SANITIZED
 from safetensors import safe_open
 
 import fastnn
@@ -278,7 +279,7 @@ def test_the_native_format_refuses_to_write(tmp_path):
         ({"metadata": {"a": "x" * 2**20}}, "header of 104.* bytes, wanted at most 1048576"),
         (
             {"classes": np.arange(65_536)},
-            "classes, .* make more, wanted at most 65536 commas in the metadata 'fastnn'",
+            "classes, .* make 65547, wanted at most 65536 commas in the metadata 'fastnn'",
         ),
         ({"classes": np.array(["x" * 900] * 1200)}, "make 108.* characters, wanted metadata of at"),
         ({"classes": np.array(["a"], "U1001")}, "1001 characters, wanted at most 1000"),
@@ -458,7 +459,10 @@ def test_the_sound_file_of_these_tests_is_sound(tmp_path):
             container(b'{"__metadata__":{"a":"1","a":"2"}}'),
             "each key of the header once, found 'a'",
         ),
-        (container(b'{"__metadata__":{"fastnn":' + b"[" * 5_000), "header to be JSON"),
+        (
+            container(b'{"__metadata__":{"fastnn":' + b"[" * 5_000),
+            "at most 64 levels in the header",
+        ),
         (container(b'{"a":[' + b"[]," * 10_000 + b"1]}"), "at most 8192 lists in the header"),
         # the scan for strings takes each byte once
         (container(b'{"a":[' + b"[" * 9_000 + b'"' + b'\\"' * 500_000), "lists in the header"),
@@ -474,7 +478,8 @@ def test_the_sound_file_of_these_tests_is_sound(tmp_path):
             "commas in the metadata 'fastnn'",
         ),
         (native(metadata={"fastnn": "["}), "metadata 'fastnn' to be JSON"),
-        (native(metadata={"fastnn": "[" * 5_000}), "metadata 'fastnn' to be JSON"),
+        (native(metadata={"fastnn": "[" * 5_000}), "at most 64 levels in the metadata 'fastnn'"),
+        (native(metadata={"fastnn": "[" * 64}), "metadata 'fastnn' to be JSON"),
         (native(metadata={"fastnn": "[" * 200_000}), "lists in the metadata 'fastnn'"),
         (native(metadata={"fastnn": "[]"}), "metadata 'fastnn' to be a JSON object"),
         (native(metadata={"fastnn": '{"version": 1, "version": 1}'}), "'version' twice"),
@@ -892,6 +897,71 @@ def test_deep_nests_are_quoted_or_refused_at_any_depth(tmp_path):
         about = f'{{"version": {"[" * depth}{"]" * depth}}}'
         refused(tmp_path / "a.safetensors", native(metadata={"fastnn": about}))
     assert model_file.quoted("x" * 100) == "'" + "x" * 76 + "..."
+
+
+def nest(n):
+    """A JSON text of so many levels, objects and lists in turn."""
+    return '{"a":[' * (n // 2) + "{" * (n % 2) + "}" * (n % 2) + "]}" * (n // 2)
+
+
+def test_the_levels_of_json():
+    half = '"' + "[{" * 100
+    for n in (1, 2, 63, 64):
+        assert model_file.json_object(nest(n), "it") == json.loads(nest(n))
+        wide = ",".join(f'"{i}":[{{}}]' for i in range(60))
+        assert model_file.json_object(f'{{"x":{half}\\"\\\\",{wide},"a":{nest(min(n, 63))}}}', "it")
+    for text, n in [
+        (nest(65), 65),
+        (nest(1000), 1000),
+        ('{"a":' * 4000, 4000),
+        (f'{{"x":{half}","\u1234":{nest(64)}}}', 65),
+        (nest(65) + "]" * 100_000, 65),
+    ]:
+        with pytest.raises(model_file.Wrong) as caught:
+            model_file.json_object(text, "it")
+        assert caught.value.args == ("at most 64 levels in it", f"{n}")
+    for text in (f'{{"x":{half}', "]" * 100, f'{{"x":{half}"]', "}" * 1000 + "{" * 100):
+        with pytest.raises(model_file.Wrong, match="it to be JSON"):
+            model_file.json_object(text, "it")
+
+
+@pytest.mark.skipif(IS_SANITIZED, reason="NOT TESTED: sanitizers change what a stack has to hold")
+def test_deep_nests_in_a_thread_of_a_small_stack(tmp_path):
+    nests = ['{"a":' * 4000, "[" * 8000, nest(65), nest(64), "[" * 100_000]
+    files = {
+        "header": [container(text.encode()) for text in nests if text[0] == "{"],
+        "architecture": [native(metadata={"fastnn": text}) for text in nests],
+        "version": [native(metadata={"fastnn": f'{{"version": {nest(63)}}}'})],
+        "classes": [native(classes=json.loads(nest(60)))],
+    }
+    paths = []
+    for what, found in files.items():
+        for i, data in enumerate(found):
+            paths.append(tmp_path / f"{what}{i}.safetensors")
+            paths[-1].write_bytes(data)
+    for i, text in enumerate(nests):
+        paths.append(tmp_path / f"{i}.npz")
+        paths[-1].write_bytes(npz(metadata=saved(np.array(text))))
+    sound = [tmp_path / "sound.safetensors", tmp_path / "sound.npz"]
+    for path in sound:
+        formats.write(path, small())
+    code = (
+        "import sys, threading, fastnn\n"
+        "def run():\n"
+        "    for path in sys.argv[1:]:\n"
+        "        try: fastnn.load(path)\n"
+        "        except fastnn.LoadError: print('refused')\n"
+        "        else: print('loaded')\n"
+        "run()\n"  # and what is imported when it is needed is here
+        "threading.stack_size(128 * 1024)\n"
+        "thread = threading.Thread(target=run)\n"
+        "thread.start()\n"
+        "thread.join()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *sound, *paths], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [*["loaded"] * 2, *["refused"] * len(paths)] * 2
 
 
 def test_load_refuses_layers_that_do_not_fit(tmp_path):

@@ -7,6 +7,7 @@ or mapping gives; what could be two networks is refused.
 import itertools
 import json
 import re
+import string
 import struct
 import time
 
@@ -374,6 +375,27 @@ def test_safetensors_of_other_programs(tmp_path):
         fastnn.load(path, activations=["relu"])
     with pytest.raises(LoadError, match="layers do not fit|a layer of|biases beside"):
         fastnn.load(path, activations=["relu"] * 2, layout="inputs_outputs")
+
+
+@pytest.mark.parametrize(
+    ("name", "n_activations", "layout", "text"),
+    [
+        ("x" * 180 + "{0}.kernel", 40, None, "expected layout= one of"),
+        ("x" * 180 + "{0}.kernel", 1, "inputs_outputs", "an activation for each of 40 layers: 'x"),
+        ("{1}" * 180 + ".kernel", 40, "inputs_outputs", "expected names that say the order"),
+    ],
+)
+def test_messages_name_some_of_many_layers(tmp_path, name, n_activations, layout, text):
+    letters = string.ascii_letters[:40]
+    arrays = {name.format(i, c): np.ones((3, 3), np.float32) for i, c in enumerate(letters)}
+    paths = tmp_path / "net.safetensors", tmp_path / "net.npz"
+    safetensors_file(paths[0], {key: ("F32", array) for key, array in arrays.items()})
+    np.savez(paths[1], **arrays)
+    for path in paths:
+        with pytest.raises(LoadError, match=text) as caught:
+            fastnn.load(path, activations=["relu"] * n_activations, layout=layout)
+        assert ", found " in str(caught.value)
+        assert len(str(caught.value)) < 1000
 
 
 def test_kernels_in_safetensors_may_lie_either_way(tmp_path):

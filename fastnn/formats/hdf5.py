@@ -66,7 +66,7 @@ def read(
         refusal = json_object(answer, "the refusal")
         if "library" in refusal:
             raise _failure(shortened(str(refusal["library"])), lacking)
-        raise Wrong(*(shortened(str(refusal.get(key))) for key in ("expected", "found")))
+        raise Wrong(*(str(refusal.get(key)) for key in ("expected", "found")))
     metadata, tensors = native.container(answer)
     return metadata, {tensor.name: native.foreign_array(tensor) for tensor in tensors}
 

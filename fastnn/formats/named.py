@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.formats.model_file import MAX_LAYERS, Wrong, checked, quoted
+from fastnn.checks import brief
+from fastnn.formats.model_file import MAX_LAYERS, Wrong, checked, quoted, shortened
 from fastnn.formats.steps import Steps
 from fastnn.layers import Dense
 
@@ -75,7 +76,7 @@ def checked_options(
 ) -> dict[str, Any]:
     """The options by name, `activations` parsed; errors begin with `owner`."""
     if layout is not None and layout not in LAYOUTS:
-        raise ValueError(f"{owner}: layout is {layout!r}, wanted one of {', '.join(LAYOUTS)}")
+        raise ValueError(f"{owner}: layout is {brief(layout)}, wanted one of {', '.join(LAYOUTS)}")
     if activations is None:
         return {"activations": None, "layout": layout}
     if isinstance(activations, str) or not isinstance(activations, Sequence):
@@ -89,7 +90,7 @@ def checked_options(
         try:
             parsed.append(activation(text))
         except ValueError as error:
-            raise ValueError(f"{owner}: activations[{i}]: {error}") from None
+            raise ValueError(f"{owner}: activations[{i}]: {shortened(str(error))}") from None
     return {"activations": parsed, "layout": layout}
 
 

@@ -401,7 +401,9 @@ _CONFIGS: dict[str, Any] = {
     "layer that is a string": sequential("Dense"),
     "layer without a name": sequential(layer("Dense", {"units": 2})),
     "two layers of one name": sequential(layer("Dense", DENSE), layer("Dense", DENSE)),
+    "models 15 deep": deep(15),
     "models 50 deep": deep(50),
+    "objects nested 10,000 deep": b'{"a":' * 10_000,
     "model that is no model": layer("Dense", DENSE),
     "input of 2^40 values": sequential(
         layer("InputLayer", {"name": "input", "batch_shape": [None, 2**20, 2**20]}),

@@ -265,6 +265,7 @@ ATTACKS: dict[str, Attack] = {
     "entry unknown": arrays(payload=_W0),
     "task that runs": arrays(task=text("exec")),
     "metadata nested 100,000 deep": arrays(metadata=text("[" * 100_000)),
+    "objects nested 4,000 deep": arrays(metadata=text('{"a":' * 4_000)),
     "metadata with a key twice": arrays(metadata=text('{"a": "1", "a": "2"}')),
     "metadata of numbers": arrays(metadata=text('{"a": 1}')),
     "precision unknown": arrays(precision=text("fp4")),
