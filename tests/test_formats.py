@@ -160,6 +160,18 @@ def test_bytes_do_not_depend_on_the_process(tmp_path, suffix):
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("suffix", formats.SUFFIXES)
+def test_as_many_metadata_as_are_allowed(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    metadata = {f"{i}": "," for i in range(4096)}
+    model = fastnn.Model([Dense([[1]], [0])], metadata=metadata)
+    model.save(path)
+    assert fastnn.load(path).metadata == metadata
+    model = fastnn.Model([Dense([[1]], [0])], metadata={**metadata, "x": ""})
+    with pytest.raises(ValueError, match=r"metadata has 4097 names, wanted at most 4096$"):
+        model.save(path)
+
+
 def test_other_readers_open_the_native_file(tmp_path):
     one = small(mean=np.array([1.0, 2, 3]), metadata={"note": "hello"})
     formats.write(tmp_path / "a.safetensors", one)
@@ -279,7 +291,7 @@ def test_the_native_format_refuses_to_write(tmp_path):
         ({"metadata": {"a": "x" * 2**20}}, "header of 104.* bytes, wanted at most 1048576"),
         (
             {"classes": np.arange(65_536)},
-            "classes, .* make 65547, wanted at most 65536 commas in the metadata 'fastnn'",
+            "write: 65536 values of classes make 65547, wanted at most 65536 commas in the",
         ),
         ({"classes": np.array(["x" * 900] * 1200)}, "make 108.* characters, wanted metadata of at"),
         ({"classes": np.array(["a"], "U1001")}, "1001 characters, wanted at most 1000"),
@@ -287,6 +299,35 @@ def test_the_native_format_refuses_to_write(tmp_path):
         with pytest.raises(ValueError, match=message):
             formats.write(path, small(**fields))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("fields", "beyond", "found"),
+    [
+        (
+            {"classes": np.arange(65_536)},
+            {"classes": np.arange(65_537)},
+            "classes has 65537 values, wanted at most 65536 values of at most 1000 characters",
+        ),
+        (
+            {"classes": np.array(["a"], "U1000")},
+            {"classes": np.array(["a"], "U1001")},
+            "classes has 1 values of 1001 characters, wanted at most 65536 values of at most 1000",
+        ),
+        (
+            {"metadata": {"a": "x" * (2**20 - 9)}},  # {"a": ""}
+            {"metadata": {"a": "x" * (2**20 - 8)}},
+            "metadata has 1 values of 1048577 characters, wanted at most 1 values of at most 10485",
+        ),
+    ],
+)
+def test_npz_refuses_to_write_what_it_does_not_read(tmp_path, fields, beyond, found):
+    one = small(**fields)
+    formats.write(tmp_path / "a.npz", one)
+    assert_same(one, formats.read(tmp_path / "a.npz"))
+    with pytest.raises(ValueError, match=f"^write: {found}"):
+        formats.write(tmp_path / "b.npz", small(**beyond))
+    assert not (tmp_path / "b.npz").exists()
 
 
 @pytest.mark.parametrize("suffix", formats.SUFFIXES)
@@ -506,7 +547,8 @@ def test_hostile_containers(tmp_path, data, match):
         ({"layers": []}, "only the tensors of the layers, found 'layers.0.bias' as well"),
         ({"layers": [1]}, r"layers\[0\] to be a JSON object"),
         ({"layers": layers() * 2}, "tensor layers.1.bias, found it is missing"),
-        ({"layers": layers() * 300}, "is missing"),
+        ({"layers": layers() * 256}, "is missing"),
+        ({"layers": layers() * 257}, "at most 256 layers, found 257"),
         ({"layers": layers(kind="lambda")}, r"layers\[0\] of a kind in .*found 'lambda'"),
         ({"layers": layers(kind=["dense"])}, r"layers\[0\] of a kind"),
         ({"layers": layers(more=1)}, r"layers\[0\] with the keys"),
@@ -524,6 +566,7 @@ def test_hostile_containers(tmp_path, data, match):
         ({"layers": layers(activation="elu", parameters={"alpha": 10**400})}, "alpha"),
         ({"layers": layers(activation="elu", parameters={"alpha": 1e300})}, "finite in float32"),
         ({"layers": layers(activation="clip")}, "needs the parameter 'lo'"),
+        ({"layers": layers(parameters=dict.fromkeys("abc", 1))}, "at most 2 parameters, found 3"),
         ({"scale": "1"}, "scale to be a number"),
         ({"scale": 10**400}, "scale"),
         ({"scale": ...}, "tensor scale, found it is missing"),
@@ -539,6 +582,8 @@ def test_hostile_containers(tmp_path, data, match):
         ({"classes": {"dtype": "str", "values": ["abc"], "width": 2}}, "width from 3 to 1000"),
         ({"classes": {"dtype": "str", "values": ["a"], "width": 2**29}}, "width from 1 to 1000"),
         ({"classes": {"dtype": "str", "values": ["\ud800"], "width": 1}}, "surrogate"),
+        ({"classes": {"dtype": "str", "values": ["a\0", "b"], "width": 2}}, r"found 'a\\x00'"),
+        ({"classes": {"dtype": "str", "values": ["\0", "b"], "width": 2}}, "not end in a null"),
     ],
 )
 def test_hostile_architectures(tmp_path, changes, match):

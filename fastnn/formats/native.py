@@ -30,8 +30,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fastnn._core import activations as known_activations
 from fastnn.formats.model_file import (
     MAX_COMMAS,
+    MAX_LAYERS,
     MAX_METADATA,
     MAX_WIDTH,
     ModelFile,
@@ -65,6 +67,7 @@ _SIZES = {  # bytes, by the dtypes of safetensors
 }
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 _FOREIGN_DTYPES = {**_DTYPES, "F16": np.dtype("<f2"), "I64": np.dtype("<i8")}
+_MAX_PARAMETERS = max(len(known["parameters"]) for known in known_activations().values())
 _LABELS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "str")
 _MAX_LABEL = 1000  # characters ...
 _MAX_LABELS = 1 << 22  # ... and of all labels, each as wide as the widest
@@ -114,7 +117,10 @@ def written(about: dict[str, Any]) -> str:
         described(text)
     except Wrong as wrong:
         expected, found = wrong.args
-        what = "classes, and scale, mean and std that are lists,"
+        lists = {name: about.get(name) for name in UNITS}
+        lists["classes"] = (about["classes"] or {}).get("values")
+        given = [f"{len(v)} values of {name}" for name, v in lists.items() if isinstance(v, list)]
+        what = ", ".join(given)
         raise ValueError(f"write: {what} make {found}, wanted {expected}") from None
     return text
 
@@ -273,8 +279,9 @@ def _header(start: bytes, n_bytes: int) -> tuple[dict[str, str], dict[str, _Span
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(type(v) is str for v in metadata.values()):
         raise Wrong("the metadata as strings by name", quoted(metadata))
-    if len(metadata) > MAX_METADATA:
-        raise Wrong(f"metadata of at most {MAX_METADATA} names", f"{len(metadata)}")
+    n_names = len(metadata) - (KEY in metadata)
+    if n_names > MAX_METADATA:
+        raise Wrong(f"metadata of at most {MAX_METADATA} names beside {KEY!r}", f"{n_names}")
     if len(header) > MAX_TENSORS:
         raise Wrong(f"at most {MAX_TENSORS} tensors", f"{len(header)}")
     first = at = 8 + n_header
@@ -326,6 +333,8 @@ def build(about: dict[str, Any], arrays: _Arrays, metadata: dict[str, str]) -> M
     entries = about["layers"]
     if not isinstance(entries, list):
         raise Wrong("a list of layers", quoted(entries))
+    if len(entries) > MAX_LAYERS:
+        raise Wrong(f"at most {MAX_LAYERS} layers", f"{len(entries)}")
     names = {f"layers.{i}.{part}" for i in range(len(entries)) for part in ("weight", "bias")}
     names |= {name for name in UNITS if name not in about}
     if names != arrays.keys():
@@ -355,6 +364,8 @@ def _layer(i: int, entry: Any, arrays: _Arrays) -> Dense:
     parameters = entry["parameters"]
     if not isinstance(parameters, dict):
         raise Wrong(f"{what} with its parameters by name", quoted(parameters))
+    if len(parameters) > _MAX_PARAMETERS:
+        raise Wrong(f"{what} with at most {_MAX_PARAMETERS} parameters", f"{len(parameters)}")
     values = {n: number(value, f"{what}: {quoted(n)}") for n, value in parameters.items()}
     weight, bias = arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]
     return checked(what, lambda: Dense(weight, bias, entry["activation"], **values))
@@ -393,7 +404,11 @@ def _classes(entry: Any) -> npt.NDArray[Any] | None:
         raise Wrong(f"classes of a width from {longest} to {_MAX_LABEL}", quoted(width))
     if width * len(values) > _MAX_LABELS:
         raise Wrong(f"classes of {_MAX_LABELS} characters in all", f"{len(values)} of {width}")
-    return np.array(values, f"<U{width}")
+    labels = np.array(values, f"<U{width}")
+    if (found := labels.tolist()) != values:  # NumPy takes NULs at the end for none
+        odd = next(text for text, one in zip(values, found, strict=True) if text != one)
+        raise Wrong("labels that do not end in a null character", quoted(odd))
+    return labels
 
 
 def _keys(entry: Any, what: str, wanted: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:

@@ -59,6 +59,7 @@ _MOST = {  # values, and characters of each
     "metadata": (1, 1 << 20),
     **dict.fromkeys(("calibration_ranges", "calibration_taps"), (2 * MAX_LAYERS, 0)),
 }
+_ANYTHING = MAX_WIDTH**2, MAX_WIDTH
 _MAX_HEADER_BYTES = 4096
 _HEADER = re.compile(
     r"\{'descr': '(?P<order>[<>|])(?P<kind>[fiubU])(?P<size>[1-9]\d{0,8})', "
@@ -72,7 +73,7 @@ _Arrays = dict[str, npt.NDArray[Any]]
 
 
 def pieces(model_file: ModelFile) -> list[bytes | memoryview]:
-    """The bytes of the .npz file of `model_file`."""
+    """The bytes of the .npz file of `model_file`; ValueError for what it cannot hold."""
     entries: dict[str, npt.ArrayLike] = {}
     for i, layer in enumerate(model_file.layers):
         entries |= {f"W{i}": layer.weight, f"b{i}": layer.bias}
@@ -92,10 +93,25 @@ def pieces(model_file: ModelFile) -> list[bytes | memoryview]:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as zipped:  # stored: weights hardly shrink
         for name, value in entries.items():
-            entry = io.BytesIO()
-            np.save(entry, np.asarray(value), allow_pickle=False)
+            array, entry = np.asarray(value), io.BytesIO()
+            n_characters = array.itemsize // 4 if array.dtype.kind == "U" else 0
+            if not _has_room(name, array.shape, n_characters):
+                each = f" of {n_characters} characters" * (n_characters > 0)
+                found = f"{name} has {array.size} values{each}"
+                raise ValueError(f"write: {found}, wanted {_most(name)}")
+            np.save(entry, array, allow_pickle=False)
             zipped.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), entry.getbuffer())
     return [packed.getbuffer()]
+
+
+def _has_room(name: str, shape: tuple[int, ...], n_characters: int) -> bool:
+    """Whether the entry of this name can need so much."""
+    most, length = _MOST.get(name, _ANYTHING)
+    return math.prod(shape) <= most and n_characters <= max(length, 1)
+
+
+def _most(name: str) -> str:
+    return "at most {} values of at most {} characters".format(*_MOST.get(name, _ANYTHING))
 
 
 def _activation_text(layer: Dense) -> str:
@@ -237,10 +253,8 @@ def _array(zipped: archive.Archive, entry: archive.Entry) -> npt.NDArray[Any]:
         shape = tuple(int(n) for n in match["shape"].split(",") if n)
         if len(shape) > 2 or not all(1 <= n <= MAX_WIDTH for n in shape):
             raise Wrong(f"{what} of at most 2 sizes from 1 to {MAX_WIDTH}", quoted(shape))
-        most, length = _MOST.get(what[:-4], (MAX_WIDTH**2, MAX_WIDTH))
-        if math.prod(shape) > most or (kind == "U" and size > max(length, 1)):
-            expected = f"{what} of at most {most} values of at most {length} characters"
-            raise Wrong(expected, f"shape {quoted(shape)} of {kind}{size}")
+        if not _has_room(what[:-4], shape, size if kind == "U" else 0):
+            raise Wrong(f"{what} of {_most(what[:-4])}", f"shape {quoted(shape)} of {kind}{size}")
         n_bytes = math.prod(shape) * size * (4 if kind == "U" else 1)
         if entry.file_size != 10 + n_header + n_bytes:
             found = f"{entry.file_size}"

@@ -128,6 +128,7 @@ ATTACKS: dict[str, Attack] = {
     "pickle": safetensors(b"\x80\x04cos\nsystem\n(S'true'\ntR."),
     "lists nested 100,000 deep": safetensors(b'{"a":' + b"[" * 100_000),
     "objects nested 100,000 deep": safetensors(b'{"a":' * 100_000),
+    "objects nested 4,000 deep": safetensors(b'{"a":' * 4_000),
     "lists nested deep, closed": safetensors(b'{"a":' + b"[" * 900 + b"]" * 900 + b"}"),
     "131,000 empty objects": safetensors(b'{"a":[' + b"{}," * 340_000 + b"{}]}"),
     "brackets and 500,000 escapes in a name": safetensors(
@@ -136,6 +137,7 @@ ATTACKS: dict[str, Attack] = {
     "commas and 450,000 empty strings": safetensors(
         b'{"a":[' + b"," * 33_000 + b'""' * 450_000 + b"]}"
     ),
+    "lists and 170,000 short strings": safetensors(b'{"a":' + b"[" * 70 + b'"ab"cd' * 170_000),
     "30,000 metadata": safetensors(
         b'{"__metadata__":{%s"x":""}}' % b"".join(b'"%x":"",' % i for i in range(30_000))
     ),
@@ -225,11 +227,24 @@ ATTACKS: dict[str, Attack] = {
     "key of the architecture unknown": native(module="os"),
     "no layers": native(layers=[], tensors={}, data=b""),
     "257 layers": deep_network(257),
+    "65,500 layers that are none": native(
+        about=json.dumps(ABOUT).replace('"layers": [', '"layers": [' + "1," * 65_500)
+    ),
+    "60,000 layers that are none, and 4,000 metadata": native(
+        metadata={
+            "fastnn": json.dumps(ABOUT).replace('"layers": [', '"layers": [' + "1," * 60_000),
+            **{"\U0001f600" * 10 + str(i): "" for i in range(4_000)},
+        }
+    ),
     "layers that are a number": native(layers=10**9),
     "a lambda layer": layers(kind="lambda", code="x"),
     "activation by module and name": layers(activation="os.system"),
     "activation of surrogates": layers(activation="\ud800"),
     "activation with a terminal's escape": layers(activation="\x1b[2J"),
+    "60,000 parameters": layers(parameters={f"{i:x}": 1 for i in range(60_000)}),
+    "30,000 parameters of no ASCII": layers(
+        parameters={f"\u1234\u1234{i:x}": 1 for i in range(30_000)}
+    ),
     "parameter that is no parameter": layers(parameters={"__class__": 1}),
     "parameter named like an argument": layers(parameters={"weight": 1}),
     "parameter infinite": native(
@@ -267,6 +282,9 @@ ATTACKS: dict[str, Attack] = {
     "classes of objects": native(classes={"dtype": "object", "values": [1, 2]}),
     "classes beyond their dtype": native(classes={"dtype": "int8", "values": [1, 128]}),
     "more classes than outputs": native(classes={"dtype": "int64", "values": list(range(60_000))}),
+    "class with a null character behind": native(
+        classes={"dtype": "str", "values": ["a\0", "b"], "width": 2}
+    ),
     "classes of one label": native(classes={"dtype": "int64", "values": [1, 1]}),
     "class of a million characters": native(
         classes={"dtype": "str", "values": ["a", "b"], "width": 10**6}
@@ -276,6 +294,9 @@ ATTACKS: dict[str, Attack] = {
     ),
     "calibration of another length": native(
         calibration={"input": "uint8", "ranges": [[0, 255]] * 3}
+    ),
+    "calibration of 8,000 ranges": native(
+        calibration={"input": "float32", "ranges": [[-1, 1]] * 8_000}
     ),
     "calibration of no range": native(
         precision="int8", calibration={"input": "uint8", "ranges": []}
