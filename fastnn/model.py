@@ -246,7 +246,11 @@ class Model(Network):
         from fastnn import formats
 
         parts = self._parts._asdict()
-        formats.write(path, formats.ModelFile(**parts, metadata=dict(self._metadata)))
+        try:
+            model_file = formats.ModelFile(**parts, metadata=dict(self._metadata))
+        except ValueError as error:
+            raise ValueError(f"save: {str(error).removeprefix('ModelFile: ')}") from None
+        formats.write(path, model_file)
 
     def summary(self) -> str:
         """A table of the layers: shape, activation, parameters, bytes and the kernel that runs.
@@ -340,21 +344,23 @@ def load(
     that the file has no calibration for, or an option that the format does not take.
     """
     from fastnn import formats
+    from fastnn.formats.model_file import escaped
 
     check_isa(isa)  # first: what is refused below is the file's fault
     if precision is not None and precision not in checks.PRECISIONS:
         wanted = ", ".join(checks.PRECISIONS)
-        raise ValueError(f"load: precision is {precision!r}, wanted one of {wanted}")
+        raise ValueError(f"load: precision is {checks.brief(precision)}, wanted one of {wanted}")
     path = _path_of(name_or_path)
+    shown = escaped(path)
     file = formats.read(path, activations=activations, layout=layout)
     arguments = dict(vars(file))
     if precision is not None:
-        checks.calibrated(f"load: {path}", precision, file.calibration, len(file.layers))
+        checks.calibrated(f"load: {shown}", precision, file.calibration, len(file.layers))
         arguments["precision"] = precision
     try:
         return Model(**arguments, isa=isa)
     except (TypeError, ValueError) as error:
-        raise LoadError(f"{path}: {error}") from None
+        raise LoadError(f"{shown}: {error}") from None
 
 
 def _path_of(name_or_path: str | os.PathLike[str]) -> str:
@@ -363,9 +369,11 @@ def _path_of(name_or_path: str | os.PathLike[str]) -> str:
     if not is_name:
         return path
     if path not in models():
+        from fastnn.formats.model_file import shortened
+
         raise FileNotFoundError(
-            f"load: there is no bundled model {path!r}, only {', '.join(models())}; "
-            f"a file is named with its suffix, or with a slash: ./{path}{_SUFFIX}"
+            f"load: there is no bundled model {checks.brief(path)}, only {', '.join(models())}; "
+            f"a file is named with its suffix, or with a slash: ./{shortened(path)}{_SUFFIX}"
         )
     return os.path.join(_BUNDLED, path + _SUFFIX)
 

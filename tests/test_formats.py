@@ -168,7 +168,7 @@ def test_as_many_metadata_as_are_allowed(tmp_path, suffix):
     model.save(path)
     assert fastnn.load(path).metadata == metadata
     model = fastnn.Model([Dense([[1]], [0])], metadata={**metadata, "x": ""})
-    with pytest.raises(ValueError, match=r"metadata has 4097 names, wanted at most 4096$"):
+    with pytest.raises(ValueError, match=r"^save: metadata has 4097 names, wanted at most 4096$"):
         model.save(path)
 
 
@@ -1007,6 +1007,69 @@ def test_deep_nests_in_a_thread_of_a_small_stack(tmp_path):
         [sys.executable, "-c", code, *sound, *paths], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [*["loaded"] * 2, *["refused"] * len(paths)] * 2
+
+
+@pytest.mark.parametrize("name", [b"\x1b[2J\n", b"\xff", "\u1234 \u2028".encode(), b"\xc3\xa9"])
+def test_the_name_of_a_file_is_printable_in_messages(tmp_path, name):
+    for suffix in (*formats.READ, ".pt", ".tflite", ".foo"):
+        path = os.fsencode(tmp_path) + b"/" + name + suffix.encode()
+        with open(path, "wb") as file:
+            file.write(b"junk")
+        with pytest.raises(LoadError) as caught:
+            fastnn.load(path)
+        message = str(caught.value)
+        assert message.isprintable()
+        shown = os.fsdecode(path)
+        assert message.startswith(f"{shown if shown.isprintable() else ascii(shown)[1:-1]}: ")
+    path = os.fsencode(tmp_path) + b"/" + name + b".npz"
+    misfit = ModelFile([Dense([[1, 2]], [0, 0]), Dense([[1]], [0])])
+    formats.write(path, misfit)
+    with pytest.raises(LoadError, match="takes 1 inputs") as caught:
+        fastnn.load(path)
+    assert str(caught.value).isprintable()
+    formats.write(path, small())
+    for options in ({"precision": "int8"}, {"activations": ["relu"]}):
+        with pytest.raises(ValueError, match=r"npz: |calibration") as caught:
+            fastnn.load(path, **options)
+        assert str(caught.value).isprintable()
+
+
+def test_a_name_with_a_null_character(tmp_path):
+    model = fastnn.Model([Dense([[1]], [0])])
+    for suffix in formats.SUFFIXES:
+        with pytest.raises(
+            ValueError, match=rf"^write: path is 'a\\x00b\{suffix}', wanted one wit"
+        ):
+            model.save(f"a\0b{suffix}")
+        with pytest.raises(LoadError, match=rf"^a\\x00b\{suffix}: no path: it has a null"):
+            fastnn.load(f"a\0b{suffix}")
+    for name in ("a\0b", "\x1b[2J", "x" * 5000):
+        with pytest.raises(FileNotFoundError, match="^load: there is no bundled model '") as caught:
+            fastnn.load(name)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 1000
+
+
+def test_messages_quote_little_of_an_argument(tmp_path):
+    long, dense = "x" * 5000, [Dense([[1]], [0])]
+    path = tmp_path / "a.npz"
+    formats.write(path, ModelFile(dense))
+    for call, message in [
+        (lambda: ModelFile(dense, task=long), "ModelFile: task is 'xxx"),
+        (lambda: ModelFile(dense, precision=long), "ModelFile: precision is 'xxx"),
+        (lambda: ModelFile(dense, metadata={long: 1}), "ModelFile: metadata has 'xxx"),
+        (lambda: fastnn.Model(dense, metadata={"a": [long]}), r"Model: metadata has 'a': \['xxx"),
+        (
+            lambda: fastnn.Model(dense, metadata={"\ud800" * 3000: "x"}).save(path),
+            r"save: metadata\['\\ud800.*\] has half a surrogate pair",
+        ),
+        (lambda: fastnn.load(path, precision=long), "load: precision is 'xxx"),
+        (lambda: fastnn.load(path, layout=long), "read: layout is 'xxx"),
+        (lambda: fastnn.load(path, activations=[long]), r"read: activations\[0\]: .*'xxx"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=f"^{message}") as caught:
+            call()
+        assert len(str(caught.value)) < 500
 
 
 def test_load_refuses_layers_that_do_not_fit(tmp_path):

@@ -24,7 +24,7 @@ from typing import Any
 
 from fastnn import _core
 from fastnn.errors import LoadError
-from fastnn.formats.model_file import ModelFile, Wrong
+from fastnn.formats.model_file import ModelFile, Wrong, escaped
 
 __all__ = ["MAX_BYTES", "READ", "SUFFIXES", "ModelFile", "parse", "read", "write"]
 
@@ -93,20 +93,21 @@ def read(
     format does not take.
     """
     name = Path(os.fsdecode(path))
+    shown = escaped(str(name))
     if "\0" in str(name):
-        raise LoadError(f"{str(name)!r}: no path: it has a null character")
+        raise LoadError(f"{shown}: no path: it has a null character")
     suffix = name.suffix.lower() if suffix is None else suffix
     if suffix in _NEVER:
         why, line = _NEVER[suffix]
-        line = line.format(str(name), shlex.quote(str(name)))
-        raise LoadError(f"{name}: {suffix} is {why}; convert it: {line}")
+        line = line.format(str(name), escaped(shlex.quote(str(name))))
+        raise LoadError(f"{shown}: {suffix} is {why}; convert it: {line}")
     if suffix not in _MODULES:
-        raise LoadError(f"{name}: the format is not known by its suffix, {_wanted(_MODULES)}")
+        raise LoadError(f"{shown}: the format is not known by its suffix, {_wanted(_MODULES)}")
     module = _module(suffix)
     options: dict[str, Any] = {"activations": activations, "layout": layout}
     for option, value in options.items():
         if value is not None and option not in getattr(module, "OPTIONS", ()):
-            raise ValueError(f"{name}: {option}= is given, but {module.FORMAT} files say it")
+            raise ValueError(f"{shown}: {option}= is given, but {module.FORMAT} files say it")
     if any(value is not None for value in options.values()):
         from fastnn.formats import named
 
@@ -129,19 +130,23 @@ def _told(name: str, module: ModuleType, parsed: Callable[[], ModelFile]) -> Mod
         return parsed()
     except Wrong as wrong:
         expected, found = wrong.args
-        raise LoadError(f"{name}: {module.FORMAT}: expected {expected}, found {found}") from None
+        what = f"{escaped(name)}: {module.FORMAT}"
+        raise LoadError(f"{what}: expected {expected}, found {found}") from None
 
 
 def write(path: str | os.PathLike[str], model_file: ModelFile) -> None:
     """Write a model so that `read` returns its equal; the same model gives the same bytes.
 
     The file appears complete or not at all: it is written beside `path` and renamed. Raises
-    `ValueError` for another suffix, or what the format cannot hold; `OSError` if writing fails.
+    `ValueError` for another suffix, no path, or what the format cannot hold; `OSError` if writing
+    fails.
     """
     name = Path(os.fsdecode(path))
     suffix = name.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"write: path is {str(name)!r}, {_wanted(SUFFIXES)}")
+    if "\0" in str(name):
+        raise ValueError(f"write: path is {str(name)!r}, wanted one without a null character")
     write_bytes(name, _module(suffix).pieces(model_file))
 
 
