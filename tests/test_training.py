@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import re
+import runpy
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import pytest
 import fastnn
 from fastnn import mnist
 from fastnn.quantize import calibrate
-from training import again, data, export, textbook
+from training import again, command, data, export, textbook
 from training.recipes import RECIPES, Augmentation, Convolution, Recipe
 
 
@@ -342,6 +344,78 @@ def test_the_kept_weights_are_those_of_the_card(torch, tmp_path, mnist_path):
     images, labels = mnist.load("test", mnist_path)
     n_right = int((model.predict(images) == labels).sum())
     assert n_right == entry["precisions"]["float32"]["n_right"] >= 9_965
+
+
+# The command line after the module's name, in a folder with a file `afile` and an empty one `none`.
+WRONG_PATHS = {
+    "train mnist-tiny --data none --out runs": "MNIST's train-images.* not found in none",
+    "train mnist-tiny --out afile": "Not a directory: 'afile/mnist-tiny-1'",
+    "export mnist-tiny --out none --to to": "none has no finished run of mnist-tiny",
+    "again mnist-tiny --data none --out runs": "MNIST's train-images.* not found in none",
+    "kept --to afile": "File exists: 'afile'",
+    "textbook --to afile": "File exists: 'afile'",
+    "frontier nowhere.json": "No such file or directory: 'nowhere.json'",
+    "frontier afile": "afile: wanted what training.cards writes, found it damaged .JSONDecodeError",
+}
+
+
+@pytest.mark.parametrize("line", WRONG_PATHS)
+def test_a_wrong_path_ends_in_a_line_not_a_traceback(torch, tmp_path, monkeypatch, capsys, line):
+    (tmp_path / "afile").write_text("[1,")
+    (tmp_path / "none").mkdir()
+    monkeypatch.chdir(tmp_path)
+    if "none" not in line:
+        monkeypatch.setattr(data, "load", lambda path: small_digits())
+    name, *tokens = line.split()
+    file = Path(command.__file__).with_name(f"{name}.py")
+    monkeypatch.setattr("sys.argv", [str(file), *tokens])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(file), run_name="__main__")
+    said = ended.value.code if isinstance(ended.value.code, str) else capsys.readouterr().err
+    assert re.search(f"^python -m training.{name}: error: .*{WRONG_PATHS[line]}", said, re.M)
+
+
+def test_a_command_ends_as_it_says():
+    for main, status in ((lambda: None, None), (lambda: 1, 1)):
+        with pytest.raises(SystemExit) as ended:
+            command.run("x", main)
+        assert ended.value.code == status
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"hello world", None])
+@pytest.mark.parametrize("name", ["checkpoint.pt", "best.pt", "recipe.json"])
+def test_a_damaged_run_is_named(torch, tmp_path, name, content):
+    """Empty, of another kind, or cut; by those that go on with a run and those that take of it."""
+    from training import runs, train
+
+    recipe = Recipe("x", (784, 4, 10), epochs=1)
+    train.train(recipe, small_digits(), tmp_path)
+    file = tmp_path / "x-1" / name
+    file.write_bytes(file.read_bytes()[:-30] if content is None else content)
+    named = f"{name}: wanted .*, found it damaged"
+    with pytest.raises(ValueError, match=named):
+        runs.weights(recipe, tmp_path)
+    with pytest.raises(ValueError, match=named):
+        export.validation_of_seeds("x", tmp_path)
+    if name == "checkpoint.pt":
+        with pytest.raises(ValueError, match=named):
+            train.train(recipe, small_digits(), tmp_path)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 100, 500_000, -1])
+def test_damaged_kept_weights_are_named(torch, tmp_path, monkeypatch, n_bytes):
+    from training import kept
+
+    file = tmp_path / "kept.npz"
+    file.write_bytes(kept.FILE.read_bytes()[:n_bytes])
+    monkeypatch.setattr(kept, "FILE", file)
+    with pytest.raises(ValueError, match="kept.npz: wanted kept weights, found it damaged"):
+        kept.dense()
+
+
+def test_the_textbook_makes_its_folder(tmp_path):
+    textbook.main(["--to", str(tmp_path / "new" / "to")])
+    assert len(list((tmp_path / "new" / "to").glob("*.safetensors"))) == len(textbook.NETWORKS)
 
 
 def test_distortion_is_reproducible_and_keeps_the_digit(torch):

@@ -8,16 +8,14 @@ not what it says it was is found out, and an unlucky seed costs a second run.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import fastnn
-from training import data
+from training import command, data
 from training.recipes import RECIPES
 
 # Student's t for 95 %, both sides, by degrees of freedom.
@@ -62,7 +60,7 @@ def told(found: Spread) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Train a recipe again, and compare.")
+    parser = command.parser("again", "Train a recipe again, and compare.")
     parser.add_argument("name", choices=[n for n, r in RECIPES.items() if not r.is_teacher])
     parser.add_argument("--data", help="folder of the MNIST files (default: as fastnn.mnist.load)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
@@ -93,4 +91,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run("again", main)

@@ -9,7 +9,6 @@ weights, and a second export of the same weights quotes it; the number of looks 
 metadata.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from fastnn import Dense, Model, formats, mnist
 from fastnn.quantize import calibrate
-from training import data
+from training import command, data
 from training.recipes import RECIPES, Recipe
 
 Arrays = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
@@ -65,8 +64,6 @@ def look_once(arrays: Arrays, activation: str, path: str | None, ledger: Path) -
 
 def validation_of_seeds(name: str, out: Path) -> dict[int, float]:
     """{seed: validation accuracy} of the runs of a recipe that came to their end."""
-    import torch
-
     from training import runs
 
     found = {}
@@ -74,7 +71,7 @@ def validation_of_seeds(name: str, out: Path) -> dict[int, float]:
         recipe = runs.finished(folder)
         if recipe is None or recipe["name"] != name or recipe.get("refit"):
             continue
-        best = torch.load(folder / "best.pt", weights_only=True)
+        best = runs.load(folder / "best.pt")
         found[recipe["seed"]] = best["validation"]
     return found
 
@@ -130,7 +127,7 @@ def metadata(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Release one of fastnn's networks.")
+    parser = command.parser("export", "Release one of fastnn's networks.")
     parser.add_argument("name", choices=[n for n, r in RECIPES.items() if not r.is_teacher])
     parser.add_argument("--data", help="folder of the MNIST files (default: as fastnn.mnist.load)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
@@ -175,4 +172,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run("export", main)

@@ -11,9 +11,7 @@ docs/models/README.md.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from fastnn.cli.evaluate import wilson
 from fastnn.cli.show import ACCURACY
 from fastnn.plot.places import Box, overlap, places
 from fastnn.plot.sheet import GREY, PALETTE, sheet
+from training import command
 
 _DOCS = Path(__file__).resolve().parent.parent / "docs"
 _MARKERS = dict(zip(ACCURACY, "oDs", strict=True))
@@ -169,16 +168,15 @@ def _within(box: Box, page: Box) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Draw accuracy against speed.")
+    parser = command.parser("frontier", "Draw accuracy against speed.")
     parser.add_argument("figures", nargs="?", type=Path, default=_DOCS / "models" / "models.json")
     parser.add_argument("--to", type=Path, default=_DOCS / "frontier.svg", help="the picture")
     chosen = parser.parse_args(arguments)
-    draw(chosen.to, json.loads(chosen.figures.read_text()))
+    with command.reading(chosen.figures, "what training.cards writes"):
+        document = json.loads(chosen.figures.read_text())
+    draw(chosen.to, document)
     print(f"wrote {chosen.to}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"frontier: {error}")
+    command.run("frontier", main)

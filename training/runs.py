@@ -12,16 +12,32 @@ from typing import Any
 
 import torch
 
+from training import command
 from training.recipes import Recipe
+
+
+def load(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What `training.train` saved, on `device`; ValueError if that is damaged."""
+    with command.reading(file, "what training.train saves"):
+        return torch.load(file, weights_only=True, map_location=device)
+
+
+def made_by(folder: Path) -> dict[str, Any]:
+    """The fields of the recipe of the run in `folder`; ValueError if they are damaged."""
+    file = folder / "recipe.json"
+    with command.reading(file, "a recipe as JSON"):
+        found = json.loads(file.read_text())
+        if missing := {"name", "seed", "epochs"} - found.keys():
+            raise ValueError(f"no {', '.join(sorted(missing))}")
+        return found
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
     """The fields of the recipe of the run in `folder`; None if it has not come to its end."""
-    files = [folder / name for name in ("recipe.json", "checkpoint.pt", "best.pt")]
-    if not all(file.is_file() for file in files):
+    files = ("recipe.json", "checkpoint.pt", "best.pt")
+    if not all((folder / name).is_file() for name in files):
         return None
-    recipe = json.loads(files[0].read_text())
-    done = torch.load(files[1], weights_only=True, map_location="cpu")["epoch"]
+    recipe, done = made_by(folder), load(folder / "checkpoint.pt")["epoch"]
     return recipe if done >= (recipe.get("stop") or recipe["epochs"]) else None
 
 
@@ -38,7 +54,7 @@ def weights(recipe: Recipe, out: Path) -> dict[str, Any]:
     for name, value in wanted.items():
         if found.get(name, value) != value:  # a run may be older than a field
             sys.exit(f"{out / recipe.run} has {name} {found[name]}, the recipe {value}")
-    best = torch.load(out / recipe.run / "best.pt", weights_only=True, map_location="cpu")
+    best = load(out / recipe.run / "best.pt")
     if best["epoch"] > recipe.last:  # it went on before the recipe had an end so early
         sys.exit(f"{out / recipe.run} is of epoch {best['epoch']}, the recipe has {recipe.last}")
     return best

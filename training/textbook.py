@@ -8,12 +8,13 @@ seeded starts; sigmoid-3-2-1 is not learned: its weights are round numbers, so t
 the forward pass can be followed with a pocket calculator.
 """
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from training import command
 
 Layers = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], str]]
 _Float64 = npt.NDArray[np.float64]
@@ -91,9 +92,10 @@ def main(arguments: list[str] | None = None) -> None:
     from fastnn import formats
     from fastnn.layers import Dense
 
-    parser = argparse.ArgumentParser(description="Fit and write the textbook's networks.")
+    parser = command.parser("textbook", "Fit and write the textbook's networks.")
     parser.add_argument("--to", type=Path, required=True, help="folder of the .safetensors files")
     folder = parser.parse_args(arguments).to
+    folder.mkdir(parents=True, exist_ok=True)
     for name, (fit, how) in NETWORKS.items():
         # sigmoid-3-2-1 is about its output, not about a decision.
         is_decision = name != "sigmoid-3-2-1"
@@ -110,4 +112,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run("textbook", main)

@@ -7,7 +7,6 @@ never read; every random draw follows from the recipe's seed and the epoch, so o
 was interrupted ends where another would. A run stays on the kind of device that it began on.
 """
 
-import argparse
 import copy
 import csv
 import dataclasses
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from training import augment, data, networks
+from training import augment, command, data, networks, runs
 from training.arithmetic import generator, logits, pixels, precision
 from training.copies import Copies
 from training.recipes import RECIPES, Recipe
@@ -128,7 +127,7 @@ def train(
     first, best = 0, -1.0
     checkpoint, curves = folder / "checkpoint.pt", folder / "curves.csv"
     if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        state = runs.load(checkpoint, device)
         if state.get("device", "cpu") != device.type:
             sys.exit(f"{checkpoint} was begun on {state.get('device', 'cpu')}, not {device.type}")
         for part, name in ((network, "model"), (averaged, "averaged"), (optimiser, "optimiser"),
@@ -204,7 +203,7 @@ def train(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Train one of fastnn's networks.")
+    parser = command.parser("train", "Train one of fastnn's networks.")
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--data", help="folder of the MNIST files (default: as fastnn.mnist.load)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
@@ -231,4 +230,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run("train", main)
