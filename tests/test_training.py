@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import runpy
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -268,7 +269,7 @@ def test_a_refit_fits_the_digits_that_chose_and_keeps_the_last_weights(torch, tm
     assert best["epoch"] == last["epoch"] == 6
     assert all(torch.equal(best["model"][key], last["averaged"][key]) for key in best["model"])
     assert best["validation"] > 0.5
-    assert export.validation_of_seeds("x", tmp_path) == {1: 0}
+    assert export.validation_of_seeds(recipe, tmp_path) == {1: 0}
 
 
 def test_a_run_that_stops_before_its_schedule_ends_is_the_beginning_of_the_whole(torch, tmp_path):
@@ -299,6 +300,33 @@ def test_a_run_that_stops_before_its_schedule_ends_is_the_beginning_of_the_whole
         runs.weights(early, tmp_path / "whole")
 
 
+def test_a_run_goes_on_by_its_own_recipe_alone(torch, tmp_path):
+    from training import train
+
+    recipe = Recipe("x", (784, 4, 10), epochs=2)
+    train.train(dataclasses.replace(recipe, stop=1), small_digits(), tmp_path)
+    file = tmp_path / "x-1" / "recipe.json"
+    before = {path.name: path.read_bytes() for path in file.parent.iterdir()}
+    for other, words in (
+        ({"widths": (784, 5, 10)}, r"widths \[784, 4, 10\], the recipe \[784, 5, 10\]"),
+        ({"epochs": 3, "stop": 1}, "epochs 2, the recipe 3"),
+        ({"augmentation": None}, r"augmentation \{.*\}, the recipe None"),
+    ):
+        with pytest.raises(SystemExit, match=f"x-1 has {words}: .*remove it or choose another"):
+            train.train(dataclasses.replace(recipe, **other), small_digits(), tmp_path)
+        assert {path.name: path.read_bytes() for path in file.parent.iterdir()} == before
+    # One that has no such field yet goes on, and is told it.
+    about = json.loads(file.read_text())
+    file.write_text(json.dumps({name: about[name] for name in about if name != "jitter"}))
+    train.train(recipe, small_digits(), tmp_path)
+    state = torch.load(tmp_path / "x-1" / "checkpoint.pt", weights_only=True)
+    assert (state["epoch"], json.loads(file.read_text())["jitter"]) == (2, 0)
+    # Without a checkpoint there is nothing to go on with.
+    (tmp_path / "x-1" / "checkpoint.pt").unlink()
+    train.train(dataclasses.replace(recipe, epochs=1), small_digits(), tmp_path)
+    assert json.loads(file.read_text())["epochs"] == 1
+
+
 def test_a_release_of_a_refit(torch, tmp_path, monkeypatch):
     """Its own weights and test figure, beside those that chose the recipe."""
     from training import train
@@ -323,6 +351,7 @@ def test_a_release_of_a_refit(torch, tmp_path, monkeypatch):
     assert model.metadata["refit"].startswith("3 epochs of all 1,000 digits, ")
     # One of another recipe is not released, nor one that was stopped.
     monkeypatch.setitem(RECIPES, "x", dataclasses.replace(recipe, epochs=4))
+    shutil.rmtree(tmp_path / "x-1")
     train.train(RECIPES["x"], digits, tmp_path)
     with pytest.raises(SystemExit, match="x-1-refit has epochs 3, the recipe 4"):
         export.main(tokens)
@@ -396,7 +425,7 @@ def test_a_damaged_run_is_named(torch, tmp_path, name, content):
     with pytest.raises(ValueError, match=named):
         runs.weights(recipe, tmp_path)
     with pytest.raises(ValueError, match=named):
-        export.validation_of_seeds("x", tmp_path)
+        export.validation_of_seeds(recipe, tmp_path)
     if name == "checkpoint.pt":
         with pytest.raises(ValueError, match=named):
             train.train(recipe, small_digits(), tmp_path)
@@ -506,7 +535,7 @@ def test_jitter_moves_whole_images(torch):
 
 
 def test_the_seed_is_chosen_by_validation(torch, tmp_path):
-    """Of runs that came to their end; the lowest seed of equals."""
+    """Of runs of the recipe that came to their end."""
     for seed, validation, epoch in (
         (1, 0.5, 3),
         (2, 0.75, 3),
@@ -522,7 +551,18 @@ def test_the_seed_is_chosen_by_validation(torch, tmp_path):
             torch.save({"epoch": epoch}, folder / "checkpoint.pt")
         torch.save({"validation": validation}, folder / "best.pt")
     (tmp_path / "x-notes").mkdir()
-    assert export.validation_of_seeds("x", tmp_path) == {1: 0.5, 2: 0.75, 3: 0.75}
+    recipe = Recipe("x", (784, 10), epochs=3)
+    found = {1: 0.5, 2: 0.75, 3: 0.75}
+    assert export.validation_of_seeds(recipe, tmp_path) == found
+    # A run that another recipe made is not one of its seeds, be it only shorter.
+    torch.save({"epoch": 3}, tmp_path / "x-5" / "checkpoint.pt")
+    file = tmp_path / "x-5" / "recipe.json"
+    for other in ({"epochs": 2}, {"stop": 2}, {"refit": True}, {"name": "x-5"}, {"batch": 9}):
+        about = json.loads(json.dumps(dataclasses.asdict(recipe))) | {"seed": 5} | other
+        file.write_text(json.dumps(about))
+        assert export.validation_of_seeds(recipe, tmp_path) == found, other
+    file.write_text(json.dumps(dataclasses.asdict(recipe) | {"seed": 5}))
+    assert export.validation_of_seeds(recipe, tmp_path) == {**found, 5: 1}
 
 
 def test_the_spread_of_seeds():

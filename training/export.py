@@ -62,17 +62,15 @@ def look_once(arrays: Arrays, activation: str, path: str | None, ledger: Path) -
     return seen[key]
 
 
-def validation_of_seeds(name: str, out: Path) -> dict[int, float]:
-    """{seed: validation accuracy} of the runs of a recipe that came to their end."""
+def validation_of_seeds(recipe: Recipe, out: Path) -> dict[int, float]:
+    """{seed: validation accuracy} of the runs of this very recipe that came to their end."""
     from training import runs
 
     found = {}
-    for folder in out.glob(f"{name}-*"):
-        recipe = runs.finished(folder)
-        if recipe is None or recipe["name"] != name or recipe.get("refit"):
-            continue
-        best = runs.load(folder / "best.pt")
-        found[recipe["seed"]] = best["validation"]
+    for folder in out.glob(f"{recipe.name}-*"):
+        about = runs.finished(folder)
+        if about is not None and not runs.difference(about, recipe, "seed"):
+            found[about["seed"]] = runs.load(folder / "best.pt")["validation"]
     return found
 
 
@@ -137,9 +135,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--npz", action="store_true", help="write W0, b0, ... as .npz instead")
     chosen = parser.parse_args(arguments)
     recipe = RECIPES[chosen.name]
-    seeds = validation_of_seeds(recipe.name, chosen.out)
+    seeds = validation_of_seeds(recipe, chosen.out)
     if not seeds:
-        parser.error(f"{chosen.out} has no finished run of {recipe.name}: train it first")
+        parser.error(f"{chosen.out} has no finished run of {recipe.name}, as it is in recipes.py")
     recipe = dataclasses.replace(recipe, seed=max(seeds, key=lambda seed: (seeds[seed], -seed)))
     digits = data.load(chosen.data)
     judged, best = arrays, last = trained(recipe, chosen.out)

@@ -41,6 +41,15 @@ def finished(folder: Path) -> dict[str, Any] | None:
     return recipe if done >= (recipe.get("stop") or recipe["epochs"]) else None
 
 
+def difference(found: dict[str, Any], recipe: Recipe, but: str = "") -> str:
+    """ "epochs 3, the recipe 4": where a run's recipe is another, other than in `but`; or ""."""
+    wanted = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    for name, value in wanted.items():
+        if name != but and found.get(name, value) != value:  # a run may be older than a field
+            return f"{name} {found[name]}, the recipe {value}"
+    return ""
+
+
 def weights(recipe: Recipe, out: Path) -> dict[str, Any]:
     """What `training.train` left in best.pt of this very recipe; SystemExit if it did not."""
     found = finished(out / recipe.run)
@@ -50,10 +59,8 @@ def weights(recipe: Recipe, out: Path) -> dict[str, Any]:
             f"{out / recipe.run} has no run that came to its end: "
             f"python -m training.train {recipe.name} {seed} --out {out}"
         )
-    wanted = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    for name, value in wanted.items():
-        if found.get(name, value) != value:  # a run may be older than a field
-            sys.exit(f"{out / recipe.run} has {name} {found[name]}, the recipe {value}")
+    if other := difference(found, recipe):
+        sys.exit(f"{out / recipe.run} has {other}")
     best = load(out / recipe.run / "best.pt")
     if best["epoch"] > recipe.last:  # it went on before the recipe had an end so early
         sys.exit(f"{out / recipe.run} is of epoch {best['epoch']}, the recipe has {recipe.last}")

@@ -4,7 +4,8 @@ Writes OUT/NAME-SEED/: checkpoint.pt (every half minute; a run that finds it goe
 best.pt (the weights that validation chose), curves.csv, recipe.json. With --refit, NAME-SEED-refit,
 which validation can say nothing of: best.pt has the last weights. Invariant: the test split is
 never read; every random draw follows from the recipe's seed and the epoch, so on a CPU a run that
-was interrupted ends where another would. A run stays on the kind of device that it began on.
+was interrupted ends where another would. A run stays with the recipe, but for where it stops, and
+on the kind of device that it began with.
 """
 
 import copy
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from fastnn.bench import report
 from training import augment, command, data, networks, runs
 from training.arithmetic import generator, logits, pixels, precision
 from training.copies import Copies
@@ -95,8 +97,11 @@ def train(
     Those are fitted as well in a refit, of which it says nothing.
     """
     folder = out / recipe.run
+    checkpoint, curves = folder / "checkpoint.pt", folder / "curves.csv"
+    if checkpoint.is_file() and (other := runs.difference(runs.made_by(folder), recipe, "stop")):
+        sys.exit(f"{folder} has {other}: to begin again, remove it or choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1))
+    report.write(folder / "recipe.json", json.dumps(dataclasses.asdict(recipe), indent=1))
     device = torch.device(device)
     everything, all_labels = digits.all()
     n_fit = len(everything) if recipe.refit else len(digits.fit_images)
@@ -125,7 +130,6 @@ def train(
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
     first, best = 0, -1.0
-    checkpoint, curves = folder / "checkpoint.pt", folder / "curves.csv"
     if checkpoint.is_file():
         state = runs.load(checkpoint, device)
         if state.get("device", "cpu") != device.type:
