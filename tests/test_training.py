@@ -146,12 +146,56 @@ def test_the_test_set_is_looked_at_once_per_weights(tmp_path, monkeypatch):
 
     monkeypatch.setattr(export.mnist, "load", load)
     ledger = tmp_path / "released.json"
+    ledger.write_text('{"y": [{"weights": null, "test": null}]}')
     arrays, others = random_arrays(784, 4, 10), random_arrays(784, 3, 10)
-    first = export.look_once(arrays, "relu", None, ledger)
-    assert export.look_once(arrays, "relu", None, ledger) == first
+    first = export.look_once("x", arrays, "relu", None, ledger)
+    assert export.look_once("x", arrays, "relu", None, ledger) == first
     assert looks == ["test"]
     assert first["looks"] == 1
-    assert export.look_once(others, "relu", None, ledger)["looks"] == 2
+    assert export.look_once("x", others, "relu", None, ledger)["looks"] == 2
+    assert export.look_once("x", arrays, "relu", None, ledger) == first
+    # Another name has looks of its own, those of weights that are not known any more among them.
+    assert export.look_once("y", arrays, "relu", None, ledger)["looks"] == 2
+    assert json.loads(ledger.read_text()) == {
+        "x": [{"weights": export.digest(arrays), "test": first["test"]},
+              {"weights": export.digest(others), "test": pytest.approx(0.1, abs=0.1)}],
+        "y": [{"weights": None, "test": None},
+              {"weights": export.digest(arrays), "test": first["test"]}],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"x": 3}', '{"x": [{"test": 0.9}]}'])
+def test_a_broken_ledger_is_named_and_stays(tmp_path, content):
+    ledger = tmp_path / "released.json"
+    ledger.write_text(content)
+    with pytest.raises(ValueError, match="released.json: wanted looks .*, found it damaged"):
+        export.look_once("x", random_arrays(784, 10), "relu", None, ledger)
+    assert ledger.read_text() == content
+    ledger.unlink()
+    with pytest.raises(FileNotFoundError, match="released.json"):  # not: this is the first look
+        export.look_once("x", random_arrays(784, 10), "relu", None, ledger)
+
+
+def test_the_ledger_holds_every_released_network(monkeypatch):
+    """And answers for each without another look."""
+    from training import kept
+
+    monkeypatch.setattr(export.mnist, "load", None)
+    released = [name for name in fastnn.models() if "test_looks" in fastnn.load(name).metadata]
+    assert len(released) == 6
+    for name in released:
+        model = fastnn.load(name)
+        arrays = [(layer.weight, layer.bias) for layer in model.layers]
+        figure = export.look_once(name, arrays, "relu", None)
+        assert figure["test"] == float(model.metadata["test_accuracy"])
+        # mnist-small's file counts the looks of its recipe, not those of its name.
+        assert figure["looks"] == (
+            3 if name == "mnist-small" else int(model.metadata["test_looks"])
+        )
+    with np.load(kept.FILE, allow_pickle=False) as file:
+        about = json.loads(str(file["about"]))
+    last = json.loads(export.LEDGER.read_text())[kept.NAME][int(about["test_looks"]) - 1]
+    assert last == {"weights": about["digest"], "test": float(about["test_accuracy"])}
 
 
 @pytest.fixture
@@ -336,12 +380,22 @@ def test_a_release_of_a_refit(torch, tmp_path, monkeypatch):
     monkeypatch.setattr(export.data, "load", lambda path: digits)
     monkeypatch.setattr(export.mnist, "load", lambda split, path: digits.all())
     train.train(recipe, digits, tmp_path)
-    tokens = ["x", "--out", str(tmp_path), "--to", str(tmp_path / "to"), "--refit"]
+    ledger = tmp_path / "released.json"
+    ledger.write_text("{}")
+    tokens = ["x", "--out", str(tmp_path), "--ledger", str(ledger), "--refit", "--to"]
+    to = tmp_path / "to"
     with pytest.raises(SystemExit, match="x-1-refit has no run .*train x --seed 1 --refit --out"):
-        export.main(tokens)
+        export.main([*tokens, str(to)])
     refit = dataclasses.replace(recipe, refit=True)
     train.train(refit, digits, tmp_path)
-    export.main(tokens)
+    with pytest.raises(FileExistsError, match="released.json"):
+        export.main([*tokens, str(ledger)])
+    assert ledger.read_text() == "{}"  # a folder that cannot be made costs no look
+    export.main([*tokens, str(to)])
+    export.main([*tokens, str(to), "--as", "another"])
+    assert {name: len(looks) for name, looks in json.loads(ledger.read_text()).items()} == {
+        "x": 1, "another": 1
+    }  # fmt: skip
     model = fastnn.load(tmp_path / "to" / "x.safetensors")
     arrays, _ = export.trained(refit, tmp_path)
     np.testing.assert_array_equal(model.layers[0].weight, arrays[0][0])
@@ -354,11 +408,11 @@ def test_a_release_of_a_refit(torch, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "x-1")
     train.train(RECIPES["x"], digits, tmp_path)
     with pytest.raises(SystemExit, match="x-1-refit has epochs 3, the recipe 4"):
-        export.main(tokens)
+        export.main([*tokens, str(to)])
     about = tmp_path / "x-1-refit" / "recipe.json"
     about.write_text(about.read_text().replace('"epochs": 3', '"epochs": 4'))
     with pytest.raises(SystemExit, match="x-1-refit has no run that came to its end"):
-        export.main(tokens)
+        export.main([*tokens, str(to)])
 
 
 def test_the_kept_weights_are_those_of_the_card(torch, tmp_path, mnist_path):

@@ -3,10 +3,12 @@
 Takes the seed that the validation split chose among RUNS/NAME-SEED, and of that run the epoch
 (best.pt), folds batch norm, measures, and writes FOLDER/NAME.safetensors (or .npz with --npz),
 calibrated for int8 on the 54,000 images that were fitted. With --refit, the weights of that seed's
-refit, beside the figures by which seed and recipe were chosen. Invariant: the test set is looked at
-once per set of weights. The figure is kept in RUNS/NAME-released.json under the SHA-256 of the
-weights, and a second export of the same weights quotes it; the number of looks so far goes into the
-metadata.
+refit, beside the figures by which seed and recipe were chosen.
+
+Invariant: the test set is looked at once per set of weights. Each look is kept in released.json
+beside this file, under the name of what is released, with the SHA-256 of the weights (null where it
+is not known any more): commit it. A second export of the same weights quotes the figure; how many
+looks the name has had so far goes into the metadata.
 """
 
 import dataclasses
@@ -18,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn import Dense, Model, formats, mnist
+from fastnn.bench import report
 from fastnn.quantize import calibrate
 from training import command, data
 from training.recipes import RECIPES, Recipe
 
 Arrays = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+LEDGER = Path(__file__).with_name("released.json")
 _LICENCE = "trained on MNIST (Y. LeCun, C. Cortes, C.J.C. Burges), CC BY-SA 3.0"
 
 
@@ -51,15 +55,22 @@ def digest(arrays: Arrays) -> str:
     return total.hexdigest()
 
 
-def look_once(arrays: Arrays, activation: str, path: str | None, ledger: Path) -> dict:
+def look_once(
+    name: str, arrays: Arrays, activation: str, path: str | None, ledger: Path = LEDGER
+) -> dict:
     """{"test": accuracy, "looks": how many weights of this name were shown the test set}."""
-    seen = json.loads(ledger.read_text()) if ledger.is_file() else {}
+    with command.reading(ledger, "looks by released name as JSON"):
+        released = json.loads(ledger.read_text())
+        looks = released.setdefault(name, [])
+        known = [look["weights"] for look in looks]
     key = digest(arrays)
-    if key not in seen:
+    if key not in known:
         figure = accuracy(arrays, activation, *mnist.load("test", path))
-        seen[key] = {"test": figure, "looks": len(seen) + 1}
-        ledger.write_text(json.dumps(seen, indent=1))
-    return seen[key]
+        looks.append({"weights": key, "test": figure})
+        known.append(key)
+        report.write(ledger, json.dumps(released, indent=1) + "\n")
+    i = known.index(key)
+    return {"test": looks[i]["test"], "looks": i + 1}
 
 
 def validation_of_seeds(recipe: Recipe, out: Path) -> dict[int, float]:
@@ -133,6 +144,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--as", dest="released", help="name of the file, if not the recipe's")
     parser.add_argument("--refit", action="store_true", help="release the weights of the refit")
     parser.add_argument("--npz", action="store_true", help="write W0, b0, ... as .npz instead")
+    parser.add_argument(
+        "--ledger", type=Path, default=LEDGER, help="of looks at the test set (another: for tests)"
+    )
     chosen = parser.parse_args(arguments)
     recipe = RECIPES[chosen.name]
     seeds = validation_of_seeds(recipe, chosen.out)
@@ -143,8 +157,9 @@ def main(arguments: list[str] | None = None) -> None:
     judged, best = arrays, last = trained(recipe, chosen.out)
     if chosen.refit:
         arrays, last = trained(dataclasses.replace(recipe, refit=True), chosen.out)
-    ledger = chosen.out / f"{recipe.name}-released.json"
-    figure = look_once(arrays, recipe.activation, chosen.data, ledger)
+    name = chosen.released or recipe.name
+    chosen.to.mkdir(parents=True, exist_ok=True)  # what can fail does so before the look
+    figure = look_once(name, arrays, recipe.activation, chosen.data, chosen.ledger)
     about = metadata(recipe, judged, best, digits, figure)
     about["validation_by_seed"] = ", ".join(f"{s}: {seeds[s]:.4f}" for s in sorted(seeds))
     if chosen.refit:
@@ -155,8 +170,6 @@ def main(arguments: list[str] | None = None) -> None:
         )
     if last.get("device", "cpu") != "cpu":
         about["device"] = last["device"]
-    name = chosen.released or recipe.name
-    chosen.to.mkdir(parents=True, exist_ok=True)
     if chosen.npz:
         named = {f"{letter}{i}": array for i, pair in enumerate(arrays)
                  for letter, array in zip("Wb", pair, strict=True)}  # fmt: skip
