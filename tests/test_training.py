@@ -458,6 +458,58 @@ def test_a_wrong_path_ends_in_a_line_not_a_traceback(torch, tmp_path, monkeypatc
     assert re.search(f"^python -m training.{name}: error: .*{WRONG_PATHS[line]}", said, re.M)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        ("--epochs 0", "argument --epochs: 0, wanted an integer of at least 1"),
+        ("--epochs -3", "argument --epochs: -3, wanted an integer of at least 1"),
+        ("--epochs 1.5", "argument --epochs: 1.5, wanted an integer of at least 1"),
+        ("--seed -1", "argument --seed: -1, wanted an integer of at least 0"),
+        ("--threads 0", "argument --threads: 0, wanted an integer of at least 1"),
+        ("--device cuda", "argument --device: cuda, and PyTorch finds no GPU here"),
+        ("mnist-smal", "argument NAME: invalid choice: 'mnist-smal'"),
+    ],
+)
+def test_what_training_cannot_do_is_refused(torch, tmp_path, monkeypatch, capsys, tokens, words):
+    from training import train
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    name = ["mnist-tiny"] if tokens.startswith("--") else []
+    with pytest.raises(SystemExit):
+        train.main([*name, *tokens.split(), "--out", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("mnist-linear") == (not name)  # the recipes are listed once, if at all
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_recipe_that_a_command_line_asks_for(torch, tmp_path, monkeypatch):
+    from training import train
+
+    runs = []
+    monkeypatch.setattr(train.data, "load", lambda path: None)
+    monkeypatch.setattr(train, "train", lambda *given: runs.append(given[0]))
+    large = RECIPES["mnist-large"]
+    for tokens, wanted in (
+        ([], {}),
+        # Of so few the recipe's last one is not the 72nd.
+        (["--epochs", "2"], {"epochs": 2, "stop": 0}),
+        (["--seed", "0", "--refit"], {"seed": 0, "refit": True}),
+    ):
+        train.main(["mnist-large", "--out", str(tmp_path), *tokens])
+        assert runs.pop() == dataclasses.replace(large, **wanted)
+
+
+def test_the_help_lists_every_recipe(torch, capsys):
+    from training import train
+
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    said = capsys.readouterr().out
+    assert set(RECIPES) <= set(re.split(r"[\s,]+", said))
+    assert "another number adds in another order" in " ".join(said.split())
+
+
 def test_a_command_ends_as_it_says():
     for main, status in ((lambda: None, None), (lambda: 1, 1)):
         with pytest.raises(SystemExit) as ended:

@@ -61,10 +61,12 @@ def told(found: Spread) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = command.parser("again", "Train a recipe again, and compare.")
-    parser.add_argument("name", choices=[n for n, r in RECIPES.items() if not r.is_teacher])
+    command.add_name(parser, (n for n, r in RECIPES.items() if not r.is_teacher))
     parser.add_argument("--data", help="folder of the MNIST files (default: as fastnn.mnist.load)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--seed", type=int, help="default: the first that is not stated")
+    parser.add_argument(
+        "--seed", type=command.at_least(0), help="default: the first that is not stated"
+    )
     chosen = parser.parse_args(arguments)
     if chosen.name not in fastnn.models():
         parser.error(f"{chosen.name} does not ship: {', '.join(fastnn.models())} do")

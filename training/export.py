@@ -137,7 +137,7 @@ def metadata(
 
 def main(arguments: list[str] | None = None) -> None:
     parser = command.parser("export", "Release one of fastnn's networks.")
-    parser.add_argument("name", choices=[n for n, r in RECIPES.items() if not r.is_teacher])
+    command.add_name(parser, (n for n, r in RECIPES.items() if not r.is_teacher))
     parser.add_argument("--data", help="folder of the MNIST files (default: as fastnn.mnist.load)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--to", type=Path, required=True, help="folder of the released file")

@@ -208,19 +208,30 @@ def train(
 
 def main(arguments: list[str] | None = None) -> None:
     parser = command.parser("train", "Train one of fastnn's networks.")
-    parser.add_argument("name", choices=RECIPES)
+    command.add_name(parser, RECIPES)
     parser.add_argument("--data", help="folder of the MNIST files (default: as fastnn.mnist.load)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--seed", type=int, help="instead of the recipe's")
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--seed", type=command.at_least(0), help="instead of the recipe's")
+    parser.add_argument(
+        "--epochs",
+        type=command.at_least(1),
+        help="instead of the recipe's: of a schedule that is gone through to its end",
+    )
     parser.add_argument(
         "--refit",
         action="store_true",
         help="fit the digits that chose the recipe as well, to the last epoch",
     )
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--threads",
+        type=command.at_least(1),
+        default=1,
+        help="of the CPU; another number adds in another order, so weights differ (default: 1)",
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     chosen = parser.parse_args(arguments)
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: cuda, and PyTorch finds no GPU here; wanted cpu")
     torch.set_num_threads(chosen.threads)
     if chosen.device == "cuda":
         torch.set_float32_matmul_precision("high")  # factors rounded to 10 bits
@@ -228,7 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.seed is not None:
         recipe = dataclasses.replace(recipe, seed=chosen.seed)
     if chosen.epochs is not None:
-        recipe = dataclasses.replace(recipe, epochs=chosen.epochs)
+        recipe = dataclasses.replace(recipe, epochs=chosen.epochs, stop=0)
     recipe = dataclasses.replace(recipe, refit=chosen.refit)
     train(recipe, data.load(chosen.data), chosen.out, chosen.device)
 
