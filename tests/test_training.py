@@ -680,7 +680,7 @@ def test_the_spread_of_seeds():
     assert found.deviation == pytest.approx(0.01)
     assert found.high - found.mean == pytest.approx(4.303 * 0.01 * (4 / 3) ** 0.5)
     assert found.mean - found.low == pytest.approx(found.high - found.mean)
-    assert again.told(found).startswith("mean 98.00%, standard deviation 1.00 points; one more")
+    assert again.told(found).startswith("mean 98.00 %, standard deviation 1.00 points; one more")
     assert again.stated({}) == {}
     with pytest.raises(ValueError, match="two seeds or more"):
         again.spread({1: 0.9})
@@ -698,12 +698,31 @@ def test_training_again(torch, tmp_path, monkeypatch, capsys, accuracy, status):
     ((recipe, _, out),) = runs
     assert (recipe.run, out) == ("mnist-tiny-4", tmp_path)
     printed = capsys.readouterr().out
-    assert "seeds 1, 3: mean 98.00%" in printed
-    assert f"seed 4: {accuracy:.2%}, {'OUTSIDE' if status else 'within'}" in printed
-    (tmp_path / "mnist-tiny-4").mkdir()
-    with pytest.raises(SystemExit):
-        again.main(["mnist-tiny", "--out", str(tmp_path)])
-    assert "to begin from scratch" in capsys.readouterr().err
+    assert "seeds 1, 3: mean 98.00 %" in printed
+    assert f"seed 4: {100 * accuracy:.2f} %, {'OUTSIDE' if status else 'within'}" in printed
     with pytest.raises(SystemExit):
         again.main(["mnist-small", "--out", str(tmp_path)])
     assert "mnist-small does not ship" in capsys.readouterr().err
+
+
+def test_training_again_goes_on_and_does_not_begin_twice(torch, tmp_path, monkeypatch, capsys):
+    """An interrupted run goes on; of one that came to its end the ways out are named."""
+    about = {"validation_by_seed": "1: 0.0000, 3: 1.0000"}
+    monkeypatch.setattr(fastnn, "load", lambda name: SimpleNamespace(metadata=about))
+    monkeypatch.setattr(again.data, "load", lambda path: small_digits())
+    recipe = dataclasses.replace(RECIPES["mnist-tiny"], epochs=2, plain_epochs=0)
+    monkeypatch.setitem(RECIPES, "mnist-tiny", recipe)
+    from training.train import train
+
+    train(dataclasses.replace(recipe, seed=4, stop=1), small_digits(), tmp_path)
+    file = tmp_path / "mnist-tiny-4" / "recipe.json"
+    file.write_text(file.read_text().replace('"stop": 1', '"stop": 0'))  # as if interrupted
+    capsys.readouterr()
+    assert again.main(["mnist-tiny", "--out", str(tmp_path)]) == 0
+    assert "mnist-tiny-4: going on after epoch 1" in capsys.readouterr().err
+    (tmp_path / "mnist-tiny-5").mkdir()
+    with pytest.raises(SystemExit):
+        again.main(["mnist-tiny", "--out", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert 'make retrain ARGS="--seed 6"' in said
+    assert f"or remove {tmp_path / 'mnist-tiny-4'}\n" in said

@@ -1,9 +1,10 @@
 """Does a recipe give again what was released? `python -m training.again mnist-tiny --out RUNS`.
 
 Trains the recipe from scratch with a seed that no released network had, and holds its validation
-accuracy against the spread over the seeds that the released file states. Invariant: the test set is
-not read; one more seed is expected within `Spread`'s interval 19 times of 20, so a recipe that was
-not what it says it was is found out, and an unlucky seed costs a second run.
+accuracy against the spread over the seeds that the released file states. A run that was interrupted
+goes on; one that came to its end is not judged twice. Invariant: the test set is not read; one more
+seed is expected within `Spread`'s interval 19 times of 20, so a recipe that was not what it says it
+was is found out, and an unlucky seed costs a second run.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import fastnn
+from fastnn.cli.output import percent
 from training import command, data
 from training.recipes import RECIPES
 
@@ -52,10 +55,10 @@ def spread(accuracies: Mapping[int, float]) -> Spread:
 
 
 def told(found: Spread) -> str:
-    """ "mean 98.05 %, standard deviation 0.03 points, one more seed: 97.90 to 98.20 %"."""
+    """ "mean 98.05 %, standard deviation 0.03 points; one more seed is expected within ..."."""
     return (
-        f"mean {found.mean:.2%}, standard deviation {100 * found.deviation:.2f} points; one more "
-        f"seed is expected within {found.low:.2%} to {found.high:.2%} (95 %)"
+        f"mean {percent(found.mean)}, standard deviation {100 * found.deviation:.2f} points; one "
+        f"more seed is expected within {percent(found.low)} to {percent(found.high)} (95 %)"
     )
 
 
@@ -77,18 +80,25 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"{chosen.name}: {error}")
     seed = chosen.seed if chosen.seed is not None else max(seeds) + 1
     recipe = dataclasses.replace(RECIPES[chosen.name], seed=seed)
-    if (chosen.out / recipe.run).exists():
-        parser.error(f"{chosen.out / recipe.run} exists, and this is to begin from scratch")
 
     import torch
 
+    from training import runs
     from training.train import train
 
+    run = chosen.out / recipe.run
+    if runs.finished(run) is not None:
+        later = (dataclasses.replace(recipe, seed=other) for other in count(seed + 1))
+        free = next(other.seed for other in later if not (chosen.out / other.run).exists())
+        parser.error(
+            f"{run} has come to its end, and this is to begin from scratch: take another seed "
+            f'(--seed {free}, or make retrain ARGS="--seed {free}"), or remove {run}'
+        )
     torch.set_num_threads(1)
     accuracy = train(recipe, data.load(chosen.data), chosen.out)
     is_within = expected.low <= accuracy <= expected.high
     print(f"{chosen.name}, seeds {', '.join(map(str, sorted(seeds)))}: {told(expected)}")
-    print(f"seed {seed}: {accuracy:.2%}, {'within' if is_within else 'OUTSIDE'}")
+    print(f"seed {seed}: {percent(accuracy)}, {'within' if is_within else 'OUTSIDE'}")
     return 0 if is_within else 1
 
 
