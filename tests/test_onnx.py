@@ -15,6 +15,7 @@ import pytest
 
 import fastnn
 from fastnn import Dense, LoadError, reference
+from fastnn.formats.onnx import proto
 
 onnx = pytest.importorskip("onnx", reason='NOT TESTED: needs the extra "fastnn[onnx]"')
 
@@ -1487,7 +1488,7 @@ def test_labels_do_not_grow():
 
 
 def test_a_long_chain_between_two_layers_is_no_recursion():
-    for n, text in ((1000, "more than 256 layers"), (3000, "more than 1024 functions")):
+    for n, text in ((1000, "more than 256 layers"), (2000, "more than 1024 functions")):
         g = Graph(("N", 1))
         at = "x"
         for _ in range(n):
@@ -1501,6 +1502,48 @@ def test_a_product_of_sums_is_bounded():
     for _ in range(60):
         at = g.node("Mul", at, at)
     refused(g.model(at), "a product of sums too large")
+
+
+def test_many_layers_whose_activations_are_many_nodes():
+    """Deeper than anybody's, with the wordiest form: within the limits that hostile files have."""
+    g, at = Graph(("N", 3)), "x"
+    for _ in range(170):
+        at = gelu_tanh("Mul")(g, g.dense(at, np.eye(3), np.zeros(3)))
+    model = g.model(at)
+    assert 1500 < len(model.graph.node) <= proto.MAX_NODES
+    assert [layer.activation for layer in fastnn.from_onnx(model).layers] == ["gelu_tanh"] * 170
+
+
+def test_nodes_are_bounded():
+    for n in (proto.MAX_NODES, proto.MAX_NODES + 1):
+        g = Graph()
+        at = g.dense("x", W, B)
+        for _ in range(n - 1):
+            at = g.node("Identity", at)
+        if n == proto.MAX_NODES:
+            assert len(fastnn.from_onnx(g.model(at)).layers) == 1
+        else:
+            refused(g.model(at), f"at most {proto.MAX_NODES} nodes, found {n}")
+
+
+def test_arithmetic_between_layers_is_bounded():
+    """A sum of many functions, and many nodes of it: each is as much work as the sum is long."""
+    g = Graph()
+    total = g.node("Sum", *(g.node("Sigmoid", g.node("Mul", "x", float(i))) for i in range(2, 15)))
+    for _ in range(1500):
+        total = g.node("Add", total, 1.0)
+    refused(g.model(total), "more arithmetic between its layers than activations need")
+
+
+def test_clips_at_the_largest_float(tmp_path):
+    """Which says "no bound" above or below, not on the other side."""
+    most = float(np.finfo(np.float32).max)
+    for lo, hi in ((most, most), (-most, -most), (-most, 1.0), (1.0, most), (-most, most)):
+        model = fastnn.Model([Dense(W, B, "clip", lo=lo, hi=hi)])
+        model.save(tmp_path / "a.onnx")
+        again = fastnn.load(tmp_path / "a.onnx")
+        x = np.array([[3.0] * len(W), [-3.0] * len(W)], np.float32)
+        np.testing.assert_array_equal(again.forward(x), model.forward(x))
 
 
 def test_random_damage():

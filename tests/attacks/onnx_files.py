@@ -185,6 +185,29 @@ def chain(n: int) -> bytes:
     return with_nodes(node("Gemm", ["x", "w", "b"], ["v0"]), *steps, last)
 
 
+def of_formula(n_functions: int, kind: str, inputs: Sequence[str], times: int) -> bytes:
+    """A sum of tanhs of cubics, as gelu's is one, and many more nodes of it and of constants."""
+    nodes = [
+        node("Gemm", ["x", "w", "b"], ["z"]),
+        node("Mul", ["z", "z"], ["zz"]),
+        node("Mul", ["zz", "z"], ["zzz"]),
+    ]
+    tensors = [tensor("w", (2, 1), f4(1, 2)), tensor("b", (1,), f4(0)), tensor("k", (), f4(1.5))]
+    for i in range(n_functions):
+        tensors += [tensor(f"c{i}", (), f4(0.0356774 * (i + 1)))]
+        tensors += [tensor(f"d{i}", (), f4(0.7978845608 * (i + 1)))]
+        nodes += [
+            node("Mul", ["zzz", f"c{i}"], [f"e{i}"]),
+            node("Mul", ["z", f"d{i}"], [f"f{i}"]),
+            node("Add", [f"e{i}", f"f{i}"], [f"a{i}"]),
+            node("Tanh", [f"a{i}"], [f"t{i}"]),
+        ]
+    nodes.append(node("Sum", ["z", *(f"t{i}" for i in range(n_functions))], ["s0"]))
+    nodes += [node(kind, [f"s{i}", *inputs], [f"s{i + 1}"]) for i in range(times)]
+    nodes.append(node("Relu", [f"s{times}"], ["y"]))
+    return model(graph(nodes, tensors))
+
+
 _REPEATED = struct.pack("<2q", 1, 2)
 
 SEEDS: dict[str, bytes] = {
@@ -331,7 +354,16 @@ ATTACKS: dict[str, Attack] = {
         tensors=[*TENSORS, tensor("s", (2,), struct.pack("<2q", -1, -1), kind=INT64)],
     ),
     "a chain of 100,000 nodes": lazily(lambda: chain(100_000)),
+    "a chain of 2,000 nodes": lazily(lambda: chain(2000)),
     "a chain of 3,000 nodes": lazily(lambda: chain(3000)),
+    "2,600 sums of 15 functions": lazily(lambda: of_formula(15, "Sum", ["k"] * 15, 2600)),
+    "1,900 sums of 15 functions": lazily(lambda: of_formula(15, "Sum", ["k"] * 15, 1900)),
+    "190 sums of 250 numbers": lazily(lambda: of_formula(1, "Sum", ["k"] * 250, 190)),
+    "15 functions, less in 1,900 nodes": lazily(lambda: of_formula(15, "Neg", [], 1900)),
+    "15 functions, moved in 1,900 nodes": lazily(lambda: of_formula(15, "Add", ["k"], 1900)),
+    "the least of a value and a number, in 14,000 nodes": lazily(
+        lambda: of_formula(0, "Min", ["k"], 14_000)
+    ),
     "a constant copied 400 times": lazily(lambda: turned(400)),
     "one list of 500,000 classes 300 times": lazily(lambda: labelled(300)),
     "250 lists of long texts": lazily(

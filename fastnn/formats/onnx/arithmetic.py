@@ -311,8 +311,9 @@ def _clip(
         if value is not None:
             bounds[i] = number_of(value, "a bound")
     # The largest float32 is how to say "no bound" before opset 11.
-    bounds = [math.copysign(math.inf, b) if abs(b) >= FLOAT32_MAX else b for b in bounds]
-    return replace(rows, formula=chain.formulas.atom("clip", rows.formula, *bounds), limits=None)
+    low, high = bounds
+    low, high = -math.inf if low <= -FLOAT32_MAX else low, math.inf if high >= FLOAT32_MAX else high
+    return replace(rows, formula=chain.formulas.atom("clip", rows.formula, low, high), limits=None)
 
 
 @_operator("PRelu")

@@ -27,9 +27,11 @@ __all__ = ["MAX_TERMS", "TOLERANCE", "Atom", "Formula", "Formulas", "Step"]
 
 MAX_TERMS = 16
 MAX_DEGREE = 4
+MAX_WORK = 32 * MAX_LAYERS  # terms of all formulas; gelu in nine nodes takes 24
 MAX_DEPTH = 4 * MAX_LAYERS  # of functions; the usual forms of an activation have up to 4
 TOLERANCE = 2.0**-22
 
+_MOST_KNOWN = 4  # terms of an activation: those of (s x + t) (erf(..) + 1)
 _GELU = math.sqrt(2 / math.pi), 0.044715  # of its form with tanh
 _SELU = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 
@@ -56,15 +58,24 @@ Step = tuple[str, tuple[float, ...]]
 class Formula:
     """A polynomial over atoms, with float coefficients."""
 
-    __slots__ = ("key", "terms")
+    __slots__ = ("_key", "terms")
 
-    def __init__(self, terms: dict[_Monomial, float]) -> None:
-        self.terms = {m: c for m, c in sorted(terms.items(), key=_by_numbers) if c != 0}
+    def __init__(self, terms: dict[_Monomial, float], *, is_sorted: bool = False) -> None:
+        if not is_sorted and len(terms) > 1:
+            terms = dict(sorted(terms.items(), key=_by_numbers))
+        self.terms = {m: c for m, c in terms.items() if c != 0}
+        self._key: tuple[object, ...] | None = None
         if len(self.terms) > MAX_TERMS or max(map(len, self.terms), default=0) > MAX_DEGREE:
             raise ValueError("a product of sums too large to be part of an activation")
         if not all(map(math.isfinite, self.terms.values())):
             raise ValueError("a constant that is not finite, or a product beyond float64")
-        self.key = tuple((tuple(a.number for a in m), c) for m, c in self.terms.items())
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for equal formulas of one network."""
+        if self._key is None:
+            self._key = tuple((tuple(a.number for a in m), c) for m, c in self.terms.items())
+        return self._key
 
     def __add__(self, other: Formula) -> Formula:
         terms = dict(self.terms)
@@ -82,7 +93,11 @@ class Formula:
 
     def scaled(self, scale: float, shift: float = 0.0) -> Formula:
         """self * scale + shift."""
-        return self * constant(scale) + constant(shift)
+        if not math.isfinite(scale):
+            raise ValueError(f"a constant that is not finite: {scale}")
+        terms: dict[_Monomial, float] = {(): self.terms.get((), 0.0) * scale + shift}  # the first
+        terms.update((m, c * scale) for m, c in self.terms.items() if m)
+        return Formula(terms, is_sorted=True)
 
     @property
     def atoms(self) -> list[Atom]:
@@ -135,7 +150,16 @@ class Formulas:
 
     def __init__(self) -> None:
         self._atoms: dict[tuple[object, ...], Atom] = {}
+        self._known: dict[Atom, tuple[_Found, ...]] = {}
         self._count = 0
+        self._work = 0
+
+    def count(self, formula: Formula) -> Formula:
+        """`formula`, whose terms count towards `MAX_WORK`: ValueError beyond it."""
+        self._work += 1 + len(formula.terms)
+        if self._work > MAX_WORK:
+            raise ValueError("more arithmetic between its layers than activations need")
+        return formula
 
     def variable(self) -> Formula:
         """A new value, of which formulas are then made."""
@@ -253,14 +277,21 @@ class Formulas:
 
     def simplified(self, formula: Formula) -> Formula:
         """The same with an activation in place of the terms that a rule knows to be one."""
-        for atom in formula.atoms:
-            rule = _RULES.get(atom.name)
-            for found in rule(atom) if rule else ():
+        self.count(formula)
+        for atom in formula.atoms if len(formula.terms) <= _MOST_KNOWN else ():
+            for found in self._rules(atom):
                 factor = formula.ratio(found.formula)
                 if factor is not None:
                     known = self.atom(found.name, found.argument, *found.parameters)
                     return _without_roundings(known.scaled(factor))
         return _without_roundings(formula)
+
+    def _rules(self, atom: Atom) -> tuple[_Found, ...]:
+        """Which activations have terms with this atom."""
+        if atom not in self._known:
+            rule = _RULES.get(atom.name)
+            self._known[atom] = tuple(rule(atom)) if rule else ()
+        return self._known[atom]
 
     def steps(self, formula: Formula) -> list[Step]:
         """From the value of the layer to `formula`, step by step.

@@ -33,6 +33,7 @@ MIN_OPSET = 7
 
 MAX_FIELDS = 60_000  # of protobuf: 256 layers of PyTorch's exporter, the wordiest, have 50,000
 MAX_TENSORS = 4096
+MAX_NODES = 2048  # 186 layers with gelu in nine nodes, the wordiest of all
 _MAX_DEPTH = 32  # of messages; a tensor of an attribute of a node is at 5
 _MAX_RANK = 8
 _MAX_TEXT = 1 << 20  # characters of all labels, each as long as the longest
@@ -49,7 +50,7 @@ def package() -> Any:
 
 
 class Wired(NamedTuple):
-    """A node of the file at its place among all, the names of its values read once."""
+    """A node of the file, its place among all, and the names of its values, read once."""
 
     place: int
     node: onnx.NodeProto
@@ -106,6 +107,8 @@ def read_graph(data: bytes, max_bytes: int, supported: Iterable[str]) -> Graph:
         raise Wrong("an intact protobuf", quoted(str(reason))) from None
     graph = model.graph
     _refuse_what_is_no_network(model)
+    if len(graph.node) > MAX_NODES:
+        raise Wrong(f"at most {MAX_NODES} nodes", f"{len(graph.node)}")
     opsets = _opsets(model)
     tensors: dict[str, Any] = {}
     if len(graph.initializer) > MAX_TENSORS:
@@ -240,20 +243,20 @@ def _node(wired: Wired, opsets: Mapping[str, int], supported: set[str]) -> Node:
     if domain not in opsets:
         found = f"none, but {wired.text}"
         raise Wrong(f"a version of the operator set {quoted(domain)}", found)
-    operator = _operator(name, opsets[domain], domain)
-    if operator is None:
+    schema = _schema(name, opsets[domain], domain)
+    if schema is None:
         found = f"{wired.text} and version {opsets[domain]}"
         raise Wrong("operators that their operator set has", found)
     n_in, n_out = len(wired.inputs), len(wired.outputs)
-    if not operator.min_input <= n_in <= operator.max_input or n_out > operator.max_output:
+    if not schema.min_input <= n_in <= schema.max_input or n_out > schema.max_output:
         expected = f"{wired.text} with the inputs and outputs of its operator"
         raise Wrong(expected, f"{n_in} and {n_out}")
-    return Node(wired, kind, opsets[domain], _attributes(wired, operator))
+    return Node(wired, kind, opsets[domain], _attributes(wired, schema))
 
 
 @dataclass(frozen=True)
-class _Operator:
-    """What its operator set says of it: the onnx package makes a new object at every question."""
+class _Schema:
+    """What the onnx package says of an operator, making a new object at every question."""
 
     min_input: int
     max_input: int
@@ -265,39 +268,40 @@ class _Operator:
 
 
 @functools.cache
-def _operator(name: str, version: int, domain: str) -> _Operator | None:
+def _schema(name: str, version: int, domain: str) -> _Schema | None:
     onnx = package()
     try:
-        schema = onnx.defs.get_schema(name, version, domain)
+        found = onnx.defs.get_schema(name, version, domain)
     except onnx.defs.SchemaError:
         return None
     types, required, defaults = {}, [], {}
-    for key, known in schema.attributes.items():
+    for key, known in found.attributes.items():
         types[key] = known.type
         if known.required:
             required.append(key)
         elif known.default_value.name:
             defaults[key] = _value(known.default_value, f"the default of {key}")
-    limits = schema.min_input, schema.max_input, schema.max_output
-    return _Operator(*limits, types, tuple(required), defaults)
+    limits = found.min_input, found.max_input, found.max_output
+    return _Schema(*limits, types, tuple(required), defaults)
 
 
-def _attributes(wired: Wired, operator: _Operator) -> dict[str, Any]:
+def _attributes(wired: Wired, schema: _Schema) -> dict[str, Any]:
     given: dict[str, Any] = {}
+    text = wired.text if wired.node.attribute else ""  # formatted once
     for attribute in wired.node.attribute:
         what = f"attribute {quoted(attribute.name)}"
-        _once(attribute.name, given, f"attribute of {wired.text}")
-        known = operator.types.get(attribute.name)
+        _once(attribute.name, given, f"attribute of {text}")
+        known = schema.types.get(attribute.name)
         if known is None:
-            names = ", ".join(sorted(operator.types)) or "none"
-            raise Wrong(f"{wired.text} with its operator's attributes: {names}", what)
+            names = ", ".join(sorted(schema.types)) or "none"
+            raise Wrong(f"{text} with its operator's attributes: {names}", what)
         if attribute.type != known.value:
-            raise Wrong(f"{what} of {wired.text} of type {known.name}", f"type {attribute.type}")
-        given[attribute.name] = _value(attribute, f"{what} of {wired.text}")
-    for name in operator.required:
+            raise Wrong(f"{what} of {text} of type {known.name}", f"type {attribute.type}")
+        given[attribute.name] = _value(attribute, f"{what} of {text}")
+    for name in schema.required:
         if name not in given:
             raise Wrong(f"{wired.text} with the attribute {quoted(name)}", "none")
-    return {**operator.defaults, **given}
+    return {**schema.defaults, **given}
 
 
 def _value(attribute: Any, what: str) -> Any:
@@ -508,7 +512,9 @@ def _scan(data: bytes, max_bytes: int) -> None:
                 stack.append((at + size, _fields(field.message), set()))
                 continue
             if field.kind == _STRINGS:
-                _utf8(data[at : at + size], field.name)
+                text = data[at : at + size]
+                if not text.isascii():
+                    _check_utf8(text, field.name)
             elif field.kind != _BYTE_STRINGS and field.wire == _VARINT:
                 n_unpacked += 8 * size
                 if n_unpacked > max_bytes:
@@ -531,7 +537,7 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     raise Wrong("numbers of protobuf within their message", f"one cut short at byte {at}")
 
 
-def _utf8(text: bytes, name: str) -> None:
+def _check_utf8(text: bytes, name: str) -> None:
     try:
         text.decode()
     except UnicodeDecodeError:
