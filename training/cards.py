@@ -16,11 +16,9 @@ released before.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import datetime
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,7 @@ from fastnn.cli.evaluate import confusion_of, wilson
 from fastnn.cli.output import percent
 from fastnn.cli.show import ACCURACY
 from fastnn.model import activation_text
-from training import again, data
+from training import again, command, data
 from training.recipes import RECIPES
 
 TO = Path(__file__).resolve().parent.parent / "docs" / "models"
@@ -546,7 +544,7 @@ def write_pages(document: dict[str, Any], to: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Measure the released networks; write cards.")
+    parser = command.parser("cards", "Measure the released networks; write cards.")
     parser.add_argument("models", nargs="*", help='names or files (default: "bundled", all those)')
     parser.add_argument("--data", help="folder of the MNIST files (default: as fastnn.mnist.load)")
     parser.add_argument("--to", type=Path, default=TO, help="folder of the cards")
@@ -572,7 +570,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"cards: {error}")
+    command.run("cards", main)
