@@ -145,11 +145,14 @@ typedef struct {
 fnn_status fnn_forward(const fnn_network *network, const fnn_call *call);
 
 /* What two ways to the same labels take, certified [0] and float32 alone [1], by samples. Zeroed to begin; the
- * caller keeps it. Threads that share one may lose counts: which way is taken may then be the slower one. */
+ * caller keeps it, threads may share it: what they count at once may make the slower way look faster, until the
+ * samples are taken anew. */
 typedef struct {
-    int64_t n_rows[2], ns[2]; /* of the samples */
-    int64_t n_since;          /* rows that relied on them */
-    int64_t n_taken[2];       /* rows, since the beginning */
+    int64_t n_begun[2], n_rows[2]; /* of the samples: rows begun, and done ... */
+    int64_t ns[2];                 /* ... which took so long */
+    int64_t n_since;               /* rows that relied on them */
+    int64_t faster;                /* the way, by the last samples */
+    int64_t n_taken[2];            /* rows, since the beginning */
 } fnn_race;
 
 /* The labels of `exact`, a float32 network, mostly computed by `fast`: the same layers with all but the

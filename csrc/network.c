@@ -1118,6 +1118,15 @@ fnn_status fnn_forward(const fnn_network *net, const fnn_call *call)
 
 /* ---- certified labels ------------------------------------------------------------------------ */
 
+/* Between passes, each of which may be too short to ask: whether to go on. */
+static int may_go_on(const fnn_call *call, int64_t *polled_at)
+{
+    if (call->poll == NULL || now_ns() - *polled_at < NS_POLL) return 1;
+    const int is_stopped = call->poll(call->poll_argument);
+    *polled_at = now_ns();
+    return !is_stopped;
+}
+
 static fnn_status certify_all(const fnn_network *fast, const fnn_network *exact,
                               const fnn_certificate *certificate, const fnn_call *call)
 {
@@ -1126,10 +1135,12 @@ static fnn_status certify_all(const fnn_network *fast, const fnn_network *exact,
     pass p = {.net = fast, .call = call, .certificate = certificate};
     if (call->work != NULL) *call->work = (fnn_work){0};
     fnn_status status = forward(&p, call->n_rows);
+    int64_t polled_at = now_ns();
     for (int64_t row = 0; row < call->n_rows && status == FNN_OK;) {
         int64_t n = 0;
         for (; row < call->n_rows && n < AT_ONCE; row++)
             if (labels[row] == DOUBTFUL) doubtful[n++] = row;
+        if (!may_go_on(call, &polled_at)) return FNN_INTERRUPTED;
         pass again = {.net = exact, .call = call, .rows = doubtful};
         if (n > 0) status = forward(&again, n);
         if (call->work != NULL) call->work->n_doubtful += n;
@@ -1145,27 +1156,37 @@ enum { CERTIFIED, FLOATS };
 static int64_t load(const int64_t *from) { return __atomic_load_n(from, __ATOMIC_RELAXED); }
 static void store(int64_t *to, int64_t n) { __atomic_store_n(to, n, __ATOMIC_RELAXED); }
 
-/* The way that the next rows take; *n: how many do, of so many. */
+/* The way that the next rows take; *n: how many do, of so many. Both ways are sampled in turns, with as many
+ * rows, as a row in a small call costs more than one in a large call. While other threads are at the samples, the
+ * last ones count. */
 static int choose_way(fnn_race *race, int64_t *n, int *is_sample)
 {
-    int64_t rows[2];
-    for (int way = CERTIFIED; way <= FLOATS; way++) {
-        rows[way] = load(&race->n_rows[way]);
-        if (rows[way] >= SAMPLE) continue;
-        *is_sample = 1;
-        if (*n > SAMPLE) *n = SAMPLE;
+    const int64_t begun = load(&race->n_begun[CERTIFIED]), behind = begun - load(&race->n_begun[FLOATS]);
+    *is_sample = behind > 0 || begun < SAMPLE;
+    if (*is_sample) {
+        const int way = behind > 0 ? FLOATS : CERTIFIED;
+        int64_t most = behind;
+        if (way == CERTIFIED) most = SAMPLE - begun < (*n + 1) / 2 ? SAMPLE - begun : (*n + 1) / 2;
+        if (*n > most) *n = most;
+        add(&race->n_begun[way], *n);
         return way;
     }
-    *is_sample = 0;
     if (*n > SAMPLE_HOLDS) *n = SAMPLE_HOLDS;
-    const double certified = (double)load(&race->ns[CERTIFIED]) / (double)rows[CERTIFIED];
-    const double floats = (double)load(&race->ns[FLOATS]) / (double)rows[FLOATS];
-    add(&race->n_since, *n);
-    if (load(&race->n_since) >= SAMPLE_HOLDS) {
-        for (int way = CERTIFIED; way <= FLOATS; way++) store(&race->n_rows[way], 0), store(&race->ns[way], 0);
+    const int64_t n_certified = load(&race->n_rows[CERTIFIED]), n_floats = load(&race->n_rows[FLOATS]);
+    if (n_certified >= SAMPLE && n_floats >= SAMPLE)
+        store(&race->faster, (double)load(&race->ns[CERTIFIED]) / (double)n_certified <=
+                                     (double)load(&race->ns[FLOATS]) / (double)n_floats ? CERTIFIED : FLOATS);
+    const int way = (int)load(&race->faster);
+    const int64_t since = __atomic_fetch_add(&race->n_since, *n, __ATOMIC_RELAXED);
+    if (since < SAMPLE_HOLDS && since + *n >= SAMPLE_HOLDS) { /* one thread's */
+        for (int i = CERTIFIED; i <= FLOATS; i++) {
+            store(&race->ns[i], 0);
+            store(&race->n_rows[i], 0);
+        }
         store(&race->n_since, 0);
+        for (int i = CERTIFIED; i <= FLOATS; i++) store(&race->n_begun[i], 0);
     }
-    return certified <= floats ? CERTIFIED : FLOATS;
+    return way;
 }
 
 fnn_status fnn_forward_certified(const fnn_network *fast, const fnn_network *exact,
@@ -1178,7 +1199,9 @@ fnn_status fnn_forward_certified(const fnn_network *fast, const fnn_network *exa
      * do next to nothing. */
     const clockid_t clock = call->n_threads > 1 ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID;
     fnn_status status = FNN_OK;
+    int64_t polled_at = now_ns();
     for (int64_t first = 0, n; first < call->n_rows && status == FNN_OK; first += n) {
+        if (!may_go_on(call, &polled_at)) return FNN_INTERRUPTED;
         int is_sample;
         n = call->n_rows - first;
         const int way = choose_way(race, &n, &is_sample);
@@ -1186,9 +1209,13 @@ fnn_status fnn_forward_certified(const fnn_network *fast, const fnn_network *exa
         part.x = (const char *)call->x + first * call->row_stride;
         part.out = (int64_t *)call->out + first;
         part.n_rows = n;
-        add(&race->n_taken[way], n);
         const int64_t since = is_sample ? ns_of(clock) : 0;
         status = way == CERTIFIED ? certify_all(fast, exact, certificate, &part) : fnn_forward(exact, &part);
+        if (status != FNN_OK) {
+            if (is_sample) add(&race->n_begun[way], -n); /* cut short: of no sample */
+            break;
+        }
+        add(&race->n_taken[way], n);
         if (!is_sample) continue;
         add(&race->ns[way], ns_of(clock) - since);
         add(&race->n_rows[way], n);

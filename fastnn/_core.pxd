@@ -48,9 +48,11 @@ cdef extern from "fastnn.h" nogil:
         const float *each
         double each_defect, flat_below, flat_above
     ctypedef struct fnn_race:
+        int64_t n_begun[2]
         int64_t n_rows[2]
         int64_t ns[2]
         int64_t n_since
+        int64_t faster
         int64_t n_taken[2]
     ctypedef struct fnn_certificate:
         int32_t n_stages

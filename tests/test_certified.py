@@ -8,6 +8,7 @@ The bound itself, in NumPy and in C, is tested in test_certify.py.
 import copy
 import itertools
 import pickle
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -127,6 +128,7 @@ def test_threads_on_many_rows(float32, certified, sample):
 
 
 def test_strides(float32, certified, sample):
+    certified = pickle.loads(pickle.dumps(certified))  # which cuts the first call for its samples
     wide = np.zeros((300, 2 * 784 + 3), np.uint8)
     wide[:, : 2 * 784 : 2] = sample[:300]
     reversed_rows = np.ascontiguousarray(sample[:300, ::-1])[:, ::-1]
@@ -260,11 +262,12 @@ def test_float32_alone_where_it_is_faster():
     ways = []
     for _ in range(5):  # the time of 256 rows is a matter of luck as well
         found = pickle.loads(pickle.dumps(found))
-        assert found._race() == {"n_rows": [0, 0], "ns": [0, 0], "n_since": 0, "n_taken": [0, 0]}
+        assert not any(map(np.any, found._race().values()))
         assert np.array_equal(found.predict(rows, threads=1), want)
         race = found._race()
-        assert race["n_rows"] == [256, 256]
+        assert race["n_rows"] == race["n_begun"] == [256, 256]
         ways.append(int(race["ns"][1] < race["ns"][0]))
+        assert race["faster"] == ways[-1]
         assert race["n_taken"][ways[-1]] == len(rows) - 256
         assert sum(race["n_taken"]) == len(rows) == race["n_since"] + 512
     assert 1 in ways  # one network, where certifying takes both
@@ -274,25 +277,70 @@ def test_float32_alone_where_it_is_faster():
     assert found._race() == race
 
 
-def test_samples_are_taken_anew():
+@pytest.mark.parametrize(
+    ("n_rows", "ns", "faster"),
+    [([256, 256], [5, 6], 0), ([256, 256], [6, 5], 1), ([300, 256], [6, 6], 0),
+     ([300, 500], [5, 6], 1), ([255, 256], [1, 9], 1), ([0, 0], [0, 0], 1)],
+)  # fmt: skip
+def test_the_way_that_took_less_a_row(certified, float32, sample, n_rows, ns, faster):
+    """Where samples are not done, by another thread, the ones before count: here those say 1."""
+    found = pickle.loads(pickle.dumps(certified))
+    new = {**found._race(), "n_begun": [256, 256], "n_rows": n_rows, "ns": ns, "faster": 1}
+    found._race(new)
+    assert np.array_equal(found.predict(sample[:200]), float32.predict(sample[:200]))
+    taken = [0, 0]
+    taken[faster] = 200
+    assert found._race() == {**new, "faster": faster, "n_since": 200, "n_taken": taken}
+
+
+def test_samples_are_taken_anew_and_in_turns():
     model, found, rows = never_certain()
     want = model.predict(rows)
     for i in range(256):  # a row at a time as well
         assert found.predict(rows[i : i + 1])[0] == want[i]
-        assert found._race()["n_rows"] == [i + 1, 0]
+        assert found._race()["n_rows"] == [i // 2 + 1, (i + 1) // 2]
+    found.predict(rows[:100])
+    assert found._race()["n_rows"] == [178, 178]
     for _ in range(6):
         assert np.array_equal(found.predict(rows), want)
     race = found._race()
-    assert (race["n_rows"], race["n_since"]) == ([256, 256], 6 * len(rows) - 256)
+    assert (race["n_rows"], race["n_since"]) == ([256, 256], 6 * len(rows) - 156)
     n_left = 64 * 256 - race["n_since"]
     found.predict(rows[:1000])
     assert found._race()["n_since"] == race["n_since"] + 1000
     found.predict(rows[: n_left - 1000])
-    assert found._race()["n_rows"] == found._race()["ns"] == [0, 0]
+    assert found._race()["n_begun"] == found._race()["n_rows"] == found._race()["ns"] == [0, 0]
     found.predict(rows[:300])
     race = found._race()
-    assert (race["n_rows"], race["n_since"]) == ([256, 44], 0)
-    assert sum(race["n_taken"]) == 256 + 6 * len(rows) + n_left + 300
+    assert (race["n_rows"], race["n_since"]) == ([150, 150], 0)
+    assert sum(race["n_taken"]) == 356 + 6 * len(rows) + n_left + 300
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_signal_ends_a_long_call_of_short_parts(threads):
+    """A part of 16,384 rows of so small a network is over before anybody asks."""
+    model, rows = random_model((16, 16, 4), [RELU, LAST], 5)
+    found = model.certify(rows)
+    many = np.tile(rows, (8000, 1))
+
+    class Alarm(Exception):
+        pass
+
+    def stop(*_):
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.03)
+    try:
+        with pytest.raises(Alarm):
+            found.predict(many, threads=threads)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    race = found._race()
+    assert sum(race["n_taken"]) < len(many)
+    assert race["n_begun"] == race["n_rows"]
+    assert np.array_equal(found.predict(rows), model.predict(rows))
 
 
 def test_calls_of_many_threads_share_the_samples():
@@ -301,7 +349,7 @@ def test_calls_of_many_threads_share_the_samples():
 
     def call(seed):
         rng = generator(seed)
-        for _ in range(60):
+        for _ in range(20):
             first = int(rng.integers(0, len(rows)))
             n = int(rng.choice([1, 7, 300, 2000]))
             part = slice(first, first + n)

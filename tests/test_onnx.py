@@ -1514,16 +1514,18 @@ def test_many_layers_whose_activations_are_many_nodes():
     assert [layer.activation for layer in fastnn.from_onnx(model).layers] == ["gelu_tanh"] * 170
 
 
-def test_nodes_are_bounded():
+@pytest.mark.parametrize("n_constants", [0, 1024, 1025])
+def test_nodes_are_bounded(n_constants):
     for n in (proto.MAX_NODES, proto.MAX_NODES + 1):
         g = Graph()
         at = g.dense("x", W, B)
-        for _ in range(n - 1):
-            at = g.node("Identity", at)
-        if n == proto.MAX_NODES:
+        for i in range(n - 1):
+            one = g.node("Constant", value_float=0.0) if i < n_constants else "x"
+            at = g.node("Identity" if one == "x" else "Add", at, *[one] * (one != "x"))
+        if n == proto.MAX_NODES and n_constants <= proto.MAX_CONSTANTS:
             assert len(fastnn.from_onnx(g.model(at)).layers) == 1
         else:
-            refused(g.model(at), f"at most {proto.MAX_NODES} nodes, found {n}")
+            refused(g.model(at), f"at most {proto.MAX_NODES} nodes and 1024 Constants")
 
 
 def test_arithmetic_between_layers_is_bounded():

@@ -203,6 +203,11 @@ def of_formula(n_functions: int, kind: str, inputs: Sequence[str], times: int) -
             node("Tanh", [f"a{i}"], [f"t{i}"]),
         ]
     nodes.append(node("Sum", ["z", *(f"t{i}" for i in range(n_functions))], ["s0"]))
+    if "half" in inputs:  # of what the sum is compared with, each time anew
+        nodes += [node("Mul", ["s0", "k"], ["half"]), node("Greater", ["s0", "o"], ["where"])]
+        tensors.append(tensor("o", (), f4(0)))
+        nodes += [node(kind, inputs, [f"u{i}"]) for i in range(times)]
+        kind, inputs, times = "Sum", [f"u{i}" for i in range(times)], 1
     nodes += [node(kind, [f"s{i}", *inputs], [f"s{i + 1}"]) for i in range(times)]
     nodes.append(node("Relu", [f"s{times}"], ["y"]))
     return model(graph(nodes, tensors))
@@ -361,6 +366,12 @@ ATTACKS: dict[str, Attack] = {
     "190 sums of 250 numbers": lazily(lambda: of_formula(1, "Sum", ["k"] * 250, 190)),
     "15 functions, less in 1,900 nodes": lazily(lambda: of_formula(15, "Neg", [], 1900)),
     "15 functions, moved in 1,900 nodes": lazily(lambda: of_formula(15, "Add", ["k"], 1900)),
+    "1,900 times the larger of two sums": lazily(
+        lambda: of_formula(15, "Max", ["s0", "half"], 1900)
+    ),
+    "1,900 choices between two sums": lazily(
+        lambda: of_formula(15, "Where", ["where", "s0", "half"], 1900)
+    ),
     "the least of a value and a number, in 14,000 nodes": lazily(
         lambda: of_formula(0, "Min", ["k"], 14_000)
     ),

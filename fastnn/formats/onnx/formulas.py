@@ -154,12 +154,11 @@ class Formulas:
         self._count = 0
         self._work = 0
 
-    def count(self, formula: Formula) -> Formula:
-        """`formula`, whose terms count towards `MAX_WORK`: ValueError beyond it."""
-        self._work += 1 + len(formula.terms)
+    def count(self, *formulas: Formula) -> None:
+        """Count their terms towards `MAX_WORK`: ValueError beyond it."""
+        self._work += sum(1 + len(formula.terms) for formula in formulas)
         if self._work > MAX_WORK:
             raise ValueError("more arithmetic between its layers than activations need")
-        return formula
 
     def variable(self) -> Formula:
         """A new value, of which formulas are then made."""
@@ -204,6 +203,7 @@ class Formulas:
 
     def largest(self, one: Formula, other: Formula) -> Formula:
         """max(one, other) where it is an activation: of a number, or of x and alpha*x."""
+        self.count(one, other)
         for x, bound in ((one, other), (other, one)):
             if bound.value is not None:
                 return self.atom("clip", x, bound.value, math.inf)
@@ -216,6 +216,7 @@ class Formulas:
 
     def smallest(self, one: Formula, other: Formula) -> Formula:
         """min(one, other) where one of them is a number."""
+        self.count(one, other)
         for x, bound in ((one, other), (other, one)):
             if bound.value is not None:
                 return self.atom("clip", x, -math.inf, bound.value)
@@ -229,6 +230,7 @@ class Formulas:
 
     def choice(self, u: Formula, is_strict: bool, one: Formula, other: Formula) -> Formula:
         """`one` where u > 0 (>= 0 if not strict), else `other`; where it is an activation."""
+        self.count(u, one, other)
         if one.value is not None and other.value is not None:
             return self.above(u, is_strict=is_strict).scaled(one.value - other.value, other.value)
         difference = one + other.scaled(-1)  # one > other ? one : other, and the like
@@ -267,6 +269,7 @@ class Formulas:
 
     def at_zero(self, u: Formula, value: float, other: Formula) -> Formula:
         """`value` where u == 0, else `other`: as torch.heaviside is written."""
+        self.count(u, other)
         if value == 0:
             for x in (u, u.scaled(-1)):
                 step = self.atom("step", x)

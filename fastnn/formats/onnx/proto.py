@@ -33,7 +33,8 @@ MIN_OPSET = 7
 
 MAX_FIELDS = 60_000  # of protobuf: 256 layers of PyTorch's exporter, the wordiest, have 50,000
 MAX_TENSORS = 4096
-MAX_NODES = 2048  # 186 layers with gelu in nine nodes, the wordiest of all
+MAX_NODES = 2048  # without Constants: 186 layers with gelu in nine nodes, or 256 of hardswish
+MAX_CONSTANTS = 1024  # and what MAX_NODES leaves: four a layer, as older exporters write them
 _MAX_DEPTH = 32  # of messages; a tensor of an attribute of a node is at 5
 _MAX_RANK = 8
 _MAX_TEXT = 1 << 20  # characters of all labels, each as long as the longest
@@ -108,7 +109,10 @@ def read_graph(data: bytes, max_bytes: int, supported: Iterable[str]) -> Graph:
     graph = model.graph
     _refuse_what_is_no_network(model)
     if len(graph.node) > MAX_NODES:
-        raise Wrong(f"at most {MAX_NODES} nodes", f"{len(graph.node)}")
+        n_others = sum(node.op_type != "Constant" for node in graph.node)
+        if n_others > MAX_NODES or len(graph.node) > MAX_NODES + MAX_CONSTANTS:
+            found = f"{len(graph.node)}, {n_others} of them not Constant"
+            raise Wrong(f"at most {MAX_NODES} nodes and {MAX_CONSTANTS} Constants", found)
     opsets = _opsets(model)
     tensors: dict[str, Any] = {}
     if len(graph.initializer) > MAX_TENSORS:
