@@ -94,7 +94,8 @@ def test_no_rows(network):
     nothing = {"executed": 0, "effective": 0, "n_threads": 0, "n_doubtful": 0}
     work = network._work(empty)
     assert not work.pop("layers").any()
-    assert work == nothing
+    assert work == {**nothing, "labels": None}
+    assert network._work(empty, labels=True)["labels"].shape == (0,)
 
 
 @pytest.mark.parametrize(
