@@ -278,10 +278,18 @@ def test_ctrl_c():
         [*COMMAND, "bench", "mnist-small", "--seconds", "60"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    maps = Path(f"/proc/{command.pid}/maps")
-    while command.poll() is None and "_core" not in maps.read_text():
+    about = Path(f"/proc/{command.pid}")
+
+    def cpu_seconds():
+        fields = (about / "stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+    while command.poll() is None and "_core" not in (about / "maps").read_text():
         time.sleep(0.05)
-    time.sleep(1.5)  # from there to the middle of the first measurement
+    # From there to the middle of the first measurement: by what it did, on a busy machine as well.
+    enough = 3 * cpu_seconds() + 1.5
+    while command.poll() is None and cpu_seconds() < enough:
+        time.sleep(0.05)
     command.send_signal(signal.SIGINT)
     out, err = command.communicate(timeout=30)
     assert command.returncode == 130
