@@ -558,14 +558,20 @@ static int64_t ns_of(clockid_t clock)
 
 static int64_t now_ns(void) { return ns_of(CLOCK_MONOTONIC_COARSE); } /* to a few ms, costs a few ns */
 
-/* Whether to go on: asks `poll` every NS_POLL or so. In the calling thread alone. */
+/* Asks `poll` if NS_POLL have passed since *polled_at: whether to go on. */
+static int may_go_on(const fnn_call *call, int64_t *polled_at)
+{
+    if (call->poll == NULL || now_ns() - *polled_at < NS_POLL) return 1;
+    const int is_stopped = call->poll(call->poll_argument);
+    *polled_at = now_ns();
+    return !is_stopped;
+}
+
+/* The same of a pass that is long enough. In the calling thread alone. */
 static int go_on(void *context)
 {
     pass *p = context;
-    if (p->is_polled && now_ns() - p->polled_at >= NS_POLL) {
-        if (p->call->poll(p->call->poll_argument)) p->is_stopped = 1;
-        p->polled_at = now_ns();
-    }
+    if (p->is_polled && !may_go_on(p->call, &p->polled_at)) p->is_stopped = 1;
     return !p->is_stopped;
 }
 
@@ -1118,15 +1124,7 @@ fnn_status fnn_forward(const fnn_network *net, const fnn_call *call)
 
 /* ---- certified labels ------------------------------------------------------------------------ */
 
-/* Between passes, each of which may be too short to ask: whether to go on. */
-static int may_go_on(const fnn_call *call, int64_t *polled_at)
-{
-    if (call->poll == NULL || now_ns() - *polled_at < NS_POLL) return 1;
-    const int is_stopped = call->poll(call->poll_argument);
-    *polled_at = now_ns();
-    return !is_stopped;
-}
-
+/* Of all rows. Between passes may_go_on is asked, as each may be too short to ask. */
 static fnn_status certify_all(const fnn_network *fast, const fnn_network *exact,
                               const fnn_certificate *certificate, const fnn_call *call)
 {

@@ -49,6 +49,11 @@ def doubtful(model, rows):
     return model._work(rows, 1, True)["n_doubtful"]
 
 
+def fresh(model):
+    """The same, of which no call has been seen."""
+    return pickle.loads(pickle.dumps(model))
+
+
 def labels(model, rows, threads=1):
     """Certified, where `predict` may find float32 alone faster; its answers are the same."""
     found = model._work(rows, threads, True)["labels"]
@@ -128,7 +133,7 @@ def test_threads_on_many_rows(float32, certified, sample):
 
 
 def test_strides(float32, certified, sample):
-    certified = pickle.loads(pickle.dumps(certified))  # which cuts the first call for its samples
+    certified = fresh(certified)  # which cuts the first call for its samples
     wide = np.zeros((300, 2 * 784 + 3), np.uint8)
     wide[:, : 2 * 784 : 2] = sample[:300]
     reversed_rows = np.ascontiguousarray(sample[:300, ::-1])[:, ::-1]
@@ -241,7 +246,7 @@ def test_copies(certified, float32, sample, tmp_path):
         again = fastnn.load(tmp_path / f"a{suffix}")
         assert (again.precision, again.calibration) == ("certified", certified.calibration)
         assert np.array_equal(labels(again, sample), want)
-    for again in (pickle.loads(pickle.dumps(certified)), copy.deepcopy(certified)):
+    for again in (fresh(certified), copy.deepcopy(certified)):
         assert again.precision == "certified"
         assert np.array_equal(labels(again, sample), want)
     assert certified.nbytes > float32.nbytes
@@ -261,7 +266,7 @@ def test_float32_alone_where_it_is_faster():
     assert model._race() is None
     ways = []
     for _ in range(5):  # the time of 256 rows is a matter of luck as well
-        found = pickle.loads(pickle.dumps(found))
+        found = fresh(found)
         assert not any(map(np.any, found._race().values()))
         assert np.array_equal(found.predict(rows, threads=1), want)
         race = found._race()
@@ -284,7 +289,7 @@ def test_float32_alone_where_it_is_faster():
 )  # fmt: skip
 def test_the_way_that_took_less_a_row(certified, float32, sample, n_rows, ns, faster):
     """Where samples are not done, by another thread, the ones before count: here those say 1."""
-    found = pickle.loads(pickle.dumps(certified))
+    found = fresh(certified)
     new = {**found._race(), "n_begun": [256, 256], "n_rows": n_rows, "ns": ns, "faster": 1}
     found._race(new)
     assert np.array_equal(found.predict(sample[:200]), float32.predict(sample[:200]))

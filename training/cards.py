@@ -34,7 +34,7 @@ from fastnn.cli.output import percent
 from fastnn.cli.show import ACCURACY
 from fastnn.model import activation_text
 from training import again, command, data
-from training.recipes import RECIPES
+from training.recipes import RECIPES, Recipe
 
 TO = Path(__file__).resolve().parent.parent / "docs" / "models"
 _BATCH = 1000
@@ -272,8 +272,8 @@ def _after_a_gap(lines: list[str]) -> list[str]:
 
 def _shared(entry: dict[str, Any]) -> list[str]:
     """What is to be known of layers that were convolutions while they were trained."""
-    made, _, name = entry["metadata"].get("recipe", "").partition(": ")
-    if made != "training.recipes" or name not in RECIPES or not RECIPES[name].convolutions:
+    recipe = _recipe_of(entry["metadata"])
+    if recipe is None or not recipe.convolutions:
         return []
     n_numbers = sum(d["n_distinct"] for d in entry["layers"])
     return [
@@ -442,8 +442,13 @@ def _speed_section(entry: dict[str, Any], document: dict[str, Any]) -> list[str]
     return [_markdown(titles, rows, (1, 2, 3, 4)), "", _sentence(_where(document))]
 
 
-def _recipe_section(about: dict[str, str]) -> list[str]:
+def _recipe_of(about: dict[str, str]) -> Recipe | None:
+    """The one that a file states, if it is one of ours."""
     made, _, name = about.get("recipe", "").partition(": ")
+    return RECIPES.get(name) if made == "training.recipes" else None
+
+
+def _recipe_section(about: dict[str, str]) -> list[str]:
     told = {"recipe", "licence", "name", "parameters", *ACCURACY.values(), "test_looks"}
     rows: Rows = [("recipe", f"`{about['recipe']}`")] if "recipe" in about else []
     rows += [(key.replace("_", " "), value) for key, value in about.items() if key not in told]
@@ -451,21 +456,21 @@ def _recipe_section(about: dict[str, str]) -> list[str]:
         rows.append(("over the seeds", again.told(again.spread(seeds))))
     lines = [_markdown(("what the file states", ""), rows, ())]
     refit = (", and again with `--refit`,", " --refit") if "refit" in about else ("", "")
-    if made == "training.recipes" and name in RECIPES:
-        seed = about.get("seed", "")
-        seed = f" --seed {seed}" if seed and seed != str(RECIPES[name].seed) else ""
+    if recipe := _recipe_of(about):
+        name, seed = recipe.name, about.get("seed", "")
+        seed = f" --seed {seed}" if seed and seed != str(recipe.seed) else ""
         lines += [
             "",
             f"`python -m training.train {name}{seed}`{refit[0]} trains it, `python -m "
             f"training.export {name}{refit[1]}` releases it ([how](../../training/README.md)); the "
             "recipe:",
             "",
-            _markdown(("", ""), _recipe_rows(RECIPES[name]), ()),
+            _markdown(("", ""), _recipe_rows(recipe), ()),
         ]
     return lines
 
 
-def _recipe_rows(recipe: Any) -> Rows:
+def _recipe_rows(recipe: Recipe) -> Rows:
     rows: Rows = []
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
@@ -511,8 +516,12 @@ def _sentence(words: str) -> str:
 def paths_of(named: Sequence[str]) -> dict[str, Path]:
     """Files by their names; "bundled", or no name: those of the bundled networks for digits."""
     folder = Path(fastnn.__file__).parent / "models"
-    bundled = [name for name in fastnn.models() if is_for_digits(fastnn.load(name))]
-    names = [n for name in named or [_ALL] for n in (bundled if name == _ALL else [name])]
+    names: list[str] = []
+    for name in named or [_ALL]:
+        if name == _ALL:
+            names += [bundled for bundled in fastnn.models() if is_for_digits(fastnn.load(bundled))]
+        else:
+            names.append(name)
     found: dict[str, Path] = {}
     for name in names:
         path = folder / f"{name}.safetensors" if name in fastnn.models() else Path(name)
